@@ -1,0 +1,1 @@
+"""Ignite: the serverless platform you run yourself."""

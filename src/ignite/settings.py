@@ -1,0 +1,331 @@
+"""Every number and address a person can set, read once; the only reader of the environment.
+
+A field's variable is `IGNITE__<GROUP>__<FIELD>`; the names of the contract (spec 16) and a few short
+ones are aliases, given as `env`. Components get their group by constructor and never the whole.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text names the variable and the bound."""
+
+
+class Group(BaseModel):
+    """A frozen group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _env(name: str) -> dict[str, Any]:
+    return {"env": name}
+
+
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class ServerSettings(Group):
+    """Listeners and the process tree."""
+
+    data_dir: Path = Field(
+        default=Path(".ignite"),
+        description="Holds everything the embedded server keeps.",
+        json_schema_extra=_env("IGNITE_DATA_DIR"),
+    )
+    api_listen_addr: str = Field(
+        default="",
+        description="gRPC listener, host:port; port 0 picks a free one. Empty: 127.0.0.1:50051, "
+        "or 0.0.0.0:50051 with a certificate.",
+        json_schema_extra=_env("IGNITE_API_LISTEN_ADDR"),
+    )
+    admin_listen_addr: str = Field(
+        default="",
+        description="AdminService listener (mTLS). Empty: 127.0.0.1:50052, "
+        "or 0.0.0.0:50052 with a certificate.",
+        json_schema_extra=_env("IGNITE_ADMIN_LISTEN_ADDR"),
+    )
+    http_listen_addr: str = Field(
+        default="",
+        description="HTTP listener of the gateway. Empty: 127.0.0.1:8080, "
+        "or 0.0.0.0:8443 with a certificate.",
+        json_schema_extra=_env("IGNITE_HTTP_LISTEN_ADDR"),
+    )
+    tls_cert_file: Path | None = Field(default=None, description="PEM certificate chain.")
+    tls_key_file: Path | None = Field(default=None, description="PEM private key.")
+    insecure_plaintext: bool = Field(
+        default=False, description="Allow a non-loopback address without a certificate."
+    )
+    user: str = Field(
+        default="ignite", description="Unix user of everything but the spawner, started as root."
+    )
+    drain_grace_secs: Seconds = Field(
+        default=10, description="How long requests under way may take once a stop is asked for."
+    )
+    start_timeout_secs: Seconds = Field(default=120, description="Bound on one tier's start.")
+
+
+class DnsTlsSettings(Group):
+    """Names of apps."""
+
+    base_domain: str = Field(
+        default="localhost",
+        description="Apps answer at <app>-<org>.<base_domain>.",
+        min_length=1,
+        max_length=190,
+    )
+    public_port: int = Field(
+        default=0, ge=0, le=65535, description="Port in public URLs; 0: the HTTP listener's."
+    )
+
+
+class DatabaseSettings(Group):
+    """Postgres: the only truth and the only queue."""
+
+    url: SecretStr | None = Field(
+        default=None,
+        description="External Postgres, postgresql://…; none: an embedded server.",
+        json_schema_extra=_env("IGNITE_DATABASE_URL"),
+    )
+    pool_size: PositiveInt = Field(default=10, le=200, description="Connections a process.")
+    statement_timeout_secs: Seconds = Field(default=30, description="Bound on one statement.")
+
+
+class VaultSettings(Group):
+    """The store of secrets: Vault KV v2 or OpenBao."""
+
+    address: str = Field(
+        default="",
+        description="External Vault or OpenBao; empty: an embedded OpenBao.",
+        json_schema_extra=_env("IGNITE_VAULT_ADDR"),
+    )
+    role_id: str = Field(default="", description="AppRole of an external store.")
+    secret_id: SecretStr = Field(default=SecretStr(""), description="Its secret.")
+    mount: str = Field(default="secret", description="KV v2 mount.")
+    timeout_secs: Seconds = Field(default=5, description="Bound on one call.")
+
+
+class IdentitySettings(Group):
+    """Who may call."""
+
+    realm: str = Field(default="dodil", pattern=r"^[a-z0-9-]{1,32}$", description="Token realm.")
+    audience: str = Field(default="ignite", description="Audience a token must name.")
+    token_ttl_secs: int = Field(default=900, ge=30, le=900, description="Life of our tokens.")
+    key_publish_secs: int = Field(
+        default=300, ge=1, le=86_400, description="A new key is published this long before it signs."
+    )
+    external_issuer: str = Field(default="", description="Another OIDC issuer to believe.")
+    external_jwks_url: str = Field(default="", description="Its keys; empty: by discovery.")
+    external_audience: str = Field(default="", description="Audience its tokens must name.")
+    external_roles_claim: str = Field(
+        default="realm_access.roles", description="Dotted path of the claim that lists roles."
+    )
+    dev_organization: str = Field(default="acme", description="Made at first start, embedded.")
+
+
+class GatewaySettings(Group):
+    """The way of a request."""
+
+    cold_start_budget_secs: Seconds = Field(
+        default=600,
+        description="How long a request may wait for a starting replica.",
+        json_schema_extra=_env("IGNITE_COLD_START_BUDGET_SECS"),
+    )
+    max_held_per_app: PositiveInt = Field(
+        default=1000, le=100_000, description="Requests held for one app while it starts."
+    )
+    max_held: PositiveInt = Field(
+        default=10_000, le=1_000_000, description="Requests held in all while apps start."
+    )
+    max_request_headers_kb: PositiveInt = Field(default=60, le=96, description="Header bound.")
+    max_json_body_bytes: PositiveInt = Field(
+        default=64 * 1024 * 1024, description="Body bound of the JSON API."
+    )
+    concurrency: PositiveInt = Field(default=1, le=64, description="Envoy worker threads.")
+    load_report_secs: Seconds = Field(default=1, description="Interval of Envoy's load reports.")
+    api_hosts: tuple[str, ...] = Field(
+        default=(), description="Further host names that reach the JSON API."
+    )
+
+
+class RuntimeSettings(Group):
+    """Replicas on this machine."""
+
+    egress: Literal["none", "host"] = Field(
+        default="none",
+        description="Network of app code: none (loopback only) or the host's, unrestricted.",
+    )
+    require_isolation: bool = Field(
+        default=False,
+        description="Refuse to run code where a layer of the sandbox is missing.",
+    )
+    max_concurrency: PositiveInt = Field(
+        default=16, le=1000, description="Requests at once in a replica, where the app says 0."
+    )
+    queue_length: int = Field(
+        default=64, ge=0, le=10_000, description="Requests that wait in a replica beyond that."
+    )
+    start_timeout_secs: Seconds = Field(default=60, description="Spawn to ready.")
+    stop_grace_secs: Seconds = Field(default=30, description="SIGTERM to SIGKILL, at most.")
+    pids_max: PositiveInt = Field(default=256, le=32_768, description="Processes a replica.")
+    tmp_bytes: PositiveInt = Field(default=256 * 1024 * 1024, description="Size of $HOME and /tmp.")
+    first_uid: PositiveInt = Field(default=200_000, description="First of 50,000 uids of replicas.")
+    log_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Kept log of a replica.")
+
+
+class BuildSettings(Group):
+    """Compiles."""
+
+    timeout_secs: Seconds = Field(default=600, description="Bound on one compile.")
+    memory_mb: PositiveInt = Field(default=2048, description="Memory of one compile.")
+    cpu_millicores: PositiveInt = Field(default=2000, description="CPU of one compile.")
+    concurrency: PositiveInt = Field(default=2, le=64, description="Compiles at once.")
+    artifact_bytes: PositiveInt = Field(
+        default=1024 * 1024 * 1024, description="Bound on a compiled artifact."
+    )
+    log_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Bound on a build log.")
+    index_url: SecretStr | None = Field(
+        default=None,
+        description="Python package index; none: what pip is set to on this machine.",
+        json_schema_extra=_env("IGNITE_PYTHON_INDEX_URL"),
+    )
+
+
+class LimitSettings(Group):
+    """Bounds on what one caller may ask for."""
+
+    apps_per_organization: PositiveInt = Field(default=10_000, description="Apps.")
+    message_bytes: PositiveInt = Field(
+        default=64 * 1024 * 1024, description="One gRPC message in; so the bound of an archive."
+    )
+    archive_bytes: PositiveInt = Field(default=50 * 1024 * 1024, description="Archive as sent.")
+    unpacked_bytes: PositiveInt = Field(default=512 * 1024 * 1024, description="Archive unpacked.")
+    archive_entries: PositiveInt = Field(default=20_000, description="Entries of an archive.")
+    archive_ratio: PositiveInt = Field(default=200, description="Unpacked over packed size.")
+    env_entries: PositiveInt = Field(default=200, description="Variables of an app.")
+    env_bytes: PositiveInt = Field(default=128 * 1024, description="Names and values together.")
+    description_chars: PositiveInt = Field(default=4096, description="Description of an app.")
+    schema_bytes: PositiveInt = Field(default=64 * 1024, description="Each JSON Schema text.")
+    timeout_secs: PositiveInt = Field(default=3600, description="Largest timeout of an app.")
+    payload_bytes: PositiveInt = Field(
+        default=32 * 1024 * 1024, description="Body of Invoke, TestDraft, TestAppVersion."
+    )
+    page_size: PositiveInt = Field(default=200, description="Largest page of a list.")
+    default_page_size: PositiveInt = Field(default=50, description="Page where `limit` is 0.")
+
+
+class ScalingSettings(Group):
+    """0 → N → 0."""
+
+    replica_cap: PositiveInt = Field(default=5, le=1000, description="Platform cap on replicas.")
+    scaledown_period_secs: PositiveInt = Field(default=300, description="Where the app says 0.")
+    scaledown_floor_secs: PositiveInt = Field(default=30, description="Smallest period.")
+    scale_threshold: PositiveInt = Field(default=10, description="Where the app says 0.")
+    interval_secs: Seconds = Field(default=1, description="How often the autoscaler decides.")
+    test_idle_secs: Seconds = Field(
+        default=30, description="A replica started for TestDraft or TestAppVersion lives this long."
+    )
+
+
+class LogSettings(Group):
+    """What the server says about itself."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level.", json_schema_extra=_env("IGNITE_LOG_LEVEL")
+    )
+    rotate_bytes: PositiveInt = Field(default=10 * 1024 * 1024, description="A child's log file.")
+    rotate_count: PositiveInt = Field(default=3, description="Old log files kept a child.")
+
+
+class Settings(Group):
+    """The whole tree. Built once, by `load`."""
+
+    server: ServerSettings = ServerSettings()
+    dns_tls: DnsTlsSettings = DnsTlsSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    vault: VaultSettings = VaultSettings()
+    identity: IdentitySettings = IdentitySettings()
+    gateway: GatewaySettings = GatewaySettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    build: BuildSettings = BuildSettings()
+    limits: LimitSettings = LimitSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def load(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> Self:
+        """Read the environment; `overrides` (group → field → value, from flags) win.
+
+        Raises SettingsError naming the variable.
+        """
+        environ = os.environ if environ is None else environ
+        tree: dict[str, dict[str, object]] = {}
+        for variable, (group, field) in variables().items():
+            if variable in environ:
+                tree.setdefault(group, {})[field] = _value(group, field, environ[variable])
+        for group, fields in (overrides or {}).items():
+            tree.setdefault(group, {}).update(fields)
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = "__".join(("IGNITE", *(str(part).upper() for part in first["loc"])))
+            raise SettingsError(f"{name}: {first['msg']}") from None
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make another process read the same tree.
+
+        Holds secrets: only for the environment of a child of ours.
+        """
+        found: dict[str, str] = {}
+        for name, info in type(self).model_fields.items():
+            group: Group = getattr(self, name)
+            default = info.default
+            for field in type(group).model_fields:
+                value = getattr(group, field)
+                if value is None or value == getattr(default, field):
+                    continue
+                found[f"IGNITE__{name}__{field}".upper()] = _text(value)
+        return found
+
+
+def _value(group: str, field: str, text: str) -> object:
+    default = getattr(Settings.model_fields[group].default, field)
+    return tuple(part for part in text.split(",") if part) if isinstance(default, tuple) else text
+
+
+def _text(value: object) -> str:
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case tuple():
+            return ",".join(str(part) for part in value)
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return str(value)
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """Return variable → (group, field), aliases first so that the nested name wins."""
+    short: dict[str, tuple[str, str]] = {}
+    full: dict[str, tuple[str, str]] = {}
+    for group, info in Settings.model_fields.items():
+        kind = info.annotation
+        assert isinstance(kind, type)
+        assert issubclass(kind, Group)
+        for field, about in kind.model_fields.items():
+            extra = about.json_schema_extra
+            if isinstance(extra, dict) and "env" in extra:
+                short[str(extra["env"])] = (group, field)
+            full[f"IGNITE__{group}__{field}".upper()] = (group, field)
+    return {**short, **full}
