@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ async def supervise(
     stop = stop or asyncio.Event()
     failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
     started: list[list[asyncio.Task[None]]] = []
-    stopping = asyncio.ensure_future(stop.wait())
+    stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
     try:
         for tier in tiers:
             if stop.is_set() or failed.done():
@@ -56,7 +56,8 @@ async def supervise(
         else:
             if not (stop.is_set() or failed.done()):
                 on_ready()
-                await asyncio.wait({stopping, failed}, return_when=asyncio.FIRST_COMPLETED)
+                either: set[asyncio.Future[Any]] = {stopping, failed}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
         for tasks in reversed(started):
@@ -73,7 +74,7 @@ async def _start_tier(
     tier: Sequence[Component],
     started: list[list[asyncio.Task[None]]],
     failed: "asyncio.Future[BaseException]",
-    stopping: "asyncio.Future[bool]",
+    stopping: "asyncio.Future[Any]",
     start_timeout_secs: float,
 ) -> None:
     tasks: list[asyncio.Task[None]] = []
@@ -86,8 +87,9 @@ async def _start_tier(
             asyncio.ensure_future(_run(component, up, failed)),
         )
     everyone = asyncio.ensure_future(_all(pending))
+    first: set[asyncio.Future[Any]] = {everyone, failed, stopping}
     await asyncio.wait(
-        {everyone, failed, stopping},
+        first,
         timeout=start_timeout_secs,
         return_when=asyncio.FIRST_COMPLETED,
     )

@@ -117,7 +117,10 @@ class IdentitySettings(Group):
     audience: str = Field(default="ignite", description="Audience a token must name.")
     token_ttl_secs: int = Field(default=900, ge=30, le=900, description="Life of our tokens.")
     key_publish_secs: int = Field(
-        default=300, ge=1, le=86_400, description="A new key is published this long before it signs."
+        default=300,
+        ge=1,
+        le=86_400,
+        description="A new key is published this long before it signs.",
     )
     external_issuer: str = Field(default="", description="Another OIDC issuer to believe.")
     external_jwks_url: str = Field(default="", description="Its keys; empty: by discovery.")

@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""What the platform needs of the outside: one small Protocol a file, in domain types."""

@@ -1,0 +1,93 @@
+"""Workloads: a version told to run, and the replicas that do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from ignite.domain.apps import AppRef
+from ignite.domain.identity import OrganizationId
+from ignite.domain.versions import Runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadRef:
+    """Names one version's code as it runs.
+
+    `artifact` is part of the name: a draft saved again is another Workload, and no replica is ever
+    taken for code it does not run.
+    """
+
+    app: AppRef
+    version: int
+    artifact: str
+
+    @property
+    def key(self) -> str:
+        """Return `org/app@version#artifact`, unique over the installation."""
+        return f"{self.app.id}@{self.version}#{self.artifact[:16]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSpec:
+    """What should run, and how many."""
+
+    ref: WorkloadRef
+    organization_id: OrganizationId
+    runtime: Runtime
+    env: Mapping[str, str]
+    memory_mb: int
+    cpu_millicores: int
+    timeout_secs: int
+    max_concurrency: int
+    health_path: str
+    port: int
+    replicas: int
+
+
+class ReplicaState(StrEnum):
+    """A replica's life; FAILED never became ready, EXITED did."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    EXITED = "exited"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a replica listens: a unix path, or a host and port."""
+
+    unix_path: str = ""
+    host: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One running copy of a Workload."""
+
+    id: str
+    workload: str
+    state: ReplicaState
+    endpoint: Endpoint
+    started_at: datetime
+    ready_at: datetime | None = None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadStatus:
+    """What is there now. `reason` and `message` tell why the newest start failed, if it did."""
+
+    ref: WorkloadRef
+    replicas: tuple[Replica, ...]
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def ready(self) -> tuple[Replica, ...]:
+        """Return the replicas that may get requests."""
+        return tuple(r for r in self.replicas if r.state is ReplicaState.READY)

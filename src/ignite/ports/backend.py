@@ -1,0 +1,22 @@
+"""The port of runtime backends."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from ignite.domain.workloads import WorkloadRef, WorkloadSpec, WorkloadStatus
+
+
+class RuntimeBackend(Protocol):
+    """Runs Workloads somewhere. Calls are idempotent and do not wait for readiness."""
+
+    async def apply(self, spec: WorkloadSpec) -> None:
+        """Make the Workload so. An equal spec changes nothing."""
+
+    async def remove(self, ref: WorkloadRef) -> None:
+        """Drain, stop and forget the Workload. An absent one is success."""
+
+    async def observe(self) -> Mapping[str, WorkloadStatus]:
+        """Return all Workloads that exist by key, also those of an earlier process."""
+
+    def changes(self) -> AsyncIterator[str]:
+        """Yield keys of Workloads as hints that something changed. Hints may double or be lost."""
