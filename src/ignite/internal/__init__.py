@@ -1,0 +1,1 @@
+"""Contracts that never leave the installation."""

@@ -1,0 +1,1 @@
+"""The wires between our own processes. Generated from proto/; never edited."""
