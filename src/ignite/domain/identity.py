@@ -1,13 +1,21 @@
 """Who calls: organisations, principals, scopes and the roles that bundle them (spec 17)."""
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 
+from ignite.domain.errors import InvalidArgument
+
 OrganizationName = NewType("OrganizationName", str)
 OrganizationId = NewType("OrganizationId", str)
+ServiceAccountId = NewType("ServiceAccountId", str)
 
 PUBLIC_ORGANIZATION = OrganizationName("public")
+MAX_ORGANIZATION_NAME = 40
+
+_ORGANIZATION_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
 class Scope(StrEnum):
@@ -87,3 +95,37 @@ class Principal:
     subject: str
     organization: Organization
     scopes: frozenset[Scope]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrganizationRecord:
+    """An organisation as the accounts hold it."""
+
+    organization: Organization
+    description: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceAccount:
+    """A program's identity: `id` is the OAuth client id, `name` is unique in the organisation."""
+
+    id: ServiceAccountId
+    organization: Organization
+    name: str
+    description: str
+    roles: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
+    last_used_at: datetime | None
+
+
+def check_organization_name(name: str, *, field: str = "name") -> OrganizationName:
+    """Return `name` as an organisation's; refuse what cannot be part of one DNS label."""
+    if len(name) > MAX_ORGANIZATION_NAME or not _ORGANIZATION_NAME.fullmatch(name):
+        raise InvalidArgument(
+            f"must be 1 to {MAX_ORGANIZATION_NAME} lowercase letters, digits or '-', starting and "
+            "ending with a letter or digit",
+            field=field,
+        )
+    return OrganizationName(name)
