@@ -16,21 +16,19 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
-PACKAGES = {
-    Path("ignite/v1"): '"""The public contract, dodil.ignite.v1. Generated from proto/; never edited."""\n',
-    Path("ignite/internal/v1"): (
-        '"""The wires between our own processes. Generated from proto/; never edited."""\n'
-    ),
-}
-# Namespace parents of the packages above that need a module of their own.
-PARENTS = {
-    Path("ignite/internal/__init__.py"): '"""Contracts that never leave the installation."""\n',
+PUBLIC = Path("ignite/v1")
+PACKAGES = (PUBLIC, Path("ignite/internal/v1"))
+DOCSTRINGS = {
+    PUBLIC: "The public contract, dodil.ignite.v1.",
+    Path("ignite/internal"): "Contracts that never leave the installation.",
+    Path("ignite/internal/v1"): "The wires between our own processes, dodil.ignite.internal.v1.",
 }
 DESCRIPTORS = Path("ignite/v1/descriptors.binpb")
 BASELINE = PROTO / "image.binpb"
@@ -62,7 +60,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def generate() -> Mapping[Path, bytes]:
     """Return the content of every generated file by its path below src/."""
-    files = {path: text.encode() for path, text in PARENTS.items()}
+    files = {
+        folder / "__init__.py": f'"""{text} Generated from proto/; never edited."""\n'.encode()
+        for folder, text in DOCSTRINGS.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         run_protoc(
@@ -79,9 +80,7 @@ def generate() -> Mapping[Path, bytes]:
         for path in sorted(path for path in out.rglob("*") if path.is_file()):
             if not path.name.startswith(empty):
                 files[path.relative_to(out)] = path.read_bytes()
-    for package, docstring in PACKAGES.items():
-        files[package / "__init__.py"] = docstring.encode()
-    files[DESCRIPTORS] = descriptor_set(sources_of(Path("ignite/v1")), with_comments=False)
+    files[DESCRIPTORS] = descriptor_set(sources_of(PUBLIC), with_comments=False)
     return files
 
 
@@ -116,7 +115,10 @@ def lint() -> None:
         config = f"--config={ROOT / 'buf.yaml'}"
         run_buf("lint", str(current), config, *only_ours)
         run_buf("breaking", str(current), config, f"--against={BASELINE}", *only_ours)
-    run_buf("format", "--diff", "--exit-code", "--disable-symlinks", str(PROTO))
+    with tempfile.TemporaryDirectory() as folder:
+        # The layout of sources needs no image, but buf insists on a module: hence the copy.
+        copytree(PROTO, folder, dirs_exist_ok=True)
+        run_buf("format", "--diff", "--exit-code", folder, cwd=Path(folder))
 
 
 def descriptor_set(sources: Sequence[str], *, with_comments: bool) -> bytes:
@@ -152,10 +154,9 @@ def run_protoc(*arguments: str) -> None:
         raise GenerationError("protoc failed")
 
 
-def run_buf(*arguments: str) -> None:
-    # Buf looks for its configuration in the working directory; everything it needs is named instead.
+def run_buf(*arguments: str, cwd: Path = ROOT) -> None:
     command = [str(beside_python("buf")), *arguments]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+    if subprocess.run(command, cwd=cwd, check=False).returncode != 0:
         raise GenerationError(f"buf {arguments[0]} failed")
 
 

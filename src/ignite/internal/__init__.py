@@ -1,1 +1,1 @@
-"""Contracts that never leave the installation."""
+"""Contracts that never leave the installation. Generated from proto/; never edited."""

@@ -1,1 +1,1 @@
-"""The wires between our own processes. Generated from proto/; never edited."""
+"""The wires between our own processes, dodil.ignite.internal.v1. Generated from proto/; never edited."""

@@ -33,9 +33,9 @@ class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaS
     REPLICA_STATE_DRAINING: _ReplicaState.ValueType  # 3
     """told to stop, finishing what it has"""
     REPLICA_STATE_EXITED: _ReplicaState.ValueType  # 4
-    """ended after it was told to"""
+    """ended after it had been ready"""
     REPLICA_STATE_FAILED: _ReplicaState.ValueType  # 5
-    """ended or never became ready without being told to"""
+    """never became ready"""
 
 class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper): ...
 
@@ -45,9 +45,9 @@ REPLICA_STATE_READY: ReplicaState.ValueType  # 2
 REPLICA_STATE_DRAINING: ReplicaState.ValueType  # 3
 """told to stop, finishing what it has"""
 REPLICA_STATE_EXITED: ReplicaState.ValueType  # 4
-"""ended after it was told to"""
+"""ended after it had been ready"""
 REPLICA_STATE_FAILED: ReplicaState.ValueType  # 5
-"""ended or never became ready without being told to"""
+"""never became ready"""
 Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
 
 @_typing.final
@@ -58,19 +58,23 @@ class LanguageRuntime(_message.Message):
 
     LANGUAGE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     language: _builtins.str
     """"python", "rust", "go", "deno"; empty for image apps"""
     version: _builtins.str
     """"3.11" """
+    target: _builtins.str
+    """rust: "native" or "wasm" """
     def __init__(
         self,
         *,
         language: _builtins.str = ...,
         version: _builtins.str = ...,
+        target: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "target", b"target", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -496,7 +500,6 @@ class BuildSpec(_message.Message):
     ORGANIZATION_NAME_FIELD_NUMBER: _builtins.int
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
-    TARGET_FIELD_NUMBER: _builtins.int
     SOURCE_PATH_FIELD_NUMBER: _builtins.int
     OUTPUT_PATH_FIELD_NUMBER: _builtins.int
     BUILD_ARGS_FIELD_NUMBER: _builtins.int
@@ -507,8 +510,6 @@ class BuildSpec(_message.Message):
     organization_name: _builtins.str
     organization_id: _builtins.str
     """caches are kept apart by it"""
-    target: _builtins.str
-    """"native" or "wasm" for rust"""
     source_path: _builtins.str
     """unpacked source; read only"""
     output_path: _builtins.str
@@ -529,7 +530,6 @@ class BuildSpec(_message.Message):
         organization_name: _builtins.str = ...,
         organization_id: _builtins.str = ...,
         runtime: Global___LanguageRuntime | None = ...,
-        target: _builtins.str = ...,
         source_path: _builtins.str = ...,
         output_path: _builtins.str = ...,
         build_args: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
@@ -539,7 +539,7 @@ class BuildSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "build_id", b"build_id", "cpu_millicores", b"cpu_millicores", "memory_mb", b"memory_mb", "organization_id", b"organization_id", "organization_name", b"organization_name", "output_path", b"output_path", "runtime", b"runtime", "source_path", b"source_path", "target", b"target", "timeout_secs", b"timeout_secs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "build_id", b"build_id", "cpu_millicores", b"cpu_millicores", "memory_mb", b"memory_mb", "organization_id", b"organization_id", "organization_name", b"organization_name", "output_path", b"output_path", "runtime", b"runtime", "source_path", b"source_path", "timeout_secs", b"timeout_secs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -629,12 +629,15 @@ class BuildResult(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
+    RUNTIME_VERSION_FIELD_NUMBER: _builtins.int
     succeeded: _builtins.bool
     exit_code: _builtins.int
     reason: _builtins.str
     """one word when it failed: CompileFailed, Timeout, OutOfMemory …"""
     message: _builtins.str
     duration_ms: _builtins.int
+    runtime_version: _builtins.str
+    """as resolved: "3.11.7" """
     def __init__(
         self,
         *,
@@ -643,10 +646,11 @@ class BuildResult(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         duration_ms: _builtins.int = ...,
+        runtime_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "exit_code", b"exit_code", "message", b"message", "reason", b"reason", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "exit_code", b"exit_code", "message", b"message", "reason", b"reason", "runtime_version", b"runtime_version", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
