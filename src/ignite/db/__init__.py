@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""Postgres, the only truth and the only queue. Gives and takes domain values; no row leaves."""

@@ -204,3 +204,21 @@ def host_labels(ref: AppRef, config: AppConfig) -> tuple[str, ...]:
                 field="name",
             )
     return labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedReplica:
+    """A replica of an app as the controllers last saw it; `state` is a ReplicaState's value."""
+
+    id: str
+    version: int
+    state: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppStatus:
+    """What runs of an app, as last seen."""
+
+    desired_replicas: int = 0
+    replicas: tuple[ObservedReplica, ...] = ()

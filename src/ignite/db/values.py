@@ -1,0 +1,174 @@
+"""Domain values to columns and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from ignite.domain.apps import (
+    App,
+    AppConfig,
+    AppRef,
+    DeploymentState,
+    ResourceLimits,
+    ResourceTier,
+    ScaleMetric,
+    Scaling,
+    StorageMode,
+)
+from ignite.domain.builds import Build, BuildLine, BuildState
+from ignite.domain.identity import OrganizationId, OrganizationName
+from ignite.domain.versions import Code, CodeKind, Language, Runtime, Version, VersionStatus
+
+Json = Any
+
+
+def config_to_json(config: AppConfig) -> dict[str, Json]:
+    """Return the JSON form of a config. Every field is written: a record explains itself."""
+    return {
+        "description": config.description,
+        "env": dict(config.env),
+        "tier": int(config.tier),
+        "limits": {
+            "memory_mb": config.limits.memory_mb,
+            "cpu_millicores": config.limits.cpu_millicores,
+            "timeout_secs": config.limits.timeout_secs,
+        },
+        "scaling": {
+            "max_replicas": config.scaling.max_replicas,
+            "reserved_capacity": config.scaling.reserved_capacity,
+            "scale_threshold": config.scaling.scale_threshold,
+            "scale_metric": int(config.scaling.scale_metric),
+            "scaledown_period_secs": config.scaling.scaledown_period_secs,
+        },
+        "ports": list(config.ports),
+        "health_path": config.health_path,
+        "max_concurrency": config.max_concurrency,
+        "mcp_enabled": config.mcp_enabled,
+        "allow_unauthenticated": config.allow_unauthenticated,
+        "input_schema": config.input_schema,
+        "output_schema": config.output_schema,
+        "storage_mode": int(config.storage_mode),
+        "ttl_seconds": config.ttl_seconds,
+        "tags": list(config.tags),
+        "category": list(config.category),
+        "author": config.author,
+        "input_modality": config.input_modality,
+        "output_modality": config.output_modality,
+    }
+
+
+def config_from_json(found: Mapping[str, Json]) -> AppConfig:
+    """Return the config of a JSON form; a field an older release did not write has its default."""
+    plain = dict(found)
+    scaling = dict(plain.pop("scaling", {}))
+    if "scale_metric" in scaling:
+        scaling["scale_metric"] = ScaleMetric(scaling["scale_metric"])
+    return AppConfig(
+        limits=ResourceLimits(**plain.pop("limits", {})),
+        scaling=Scaling(**scaling),
+        tier=ResourceTier(plain.pop("tier", ResourceTier.SMALL)),
+        storage_mode=StorageMode(plain.pop("storage_mode", StorageMode.PERSISTENT)),
+        ports=tuple(plain.pop("ports", ())),
+        tags=tuple(plain.pop("tags", ())),
+        category=tuple(plain.pop("category", ())),
+        **plain,
+    )
+
+
+def code_to_columns(code: Code) -> dict[str, Json]:
+    """Return the columns that versions and builds share."""
+    return {
+        "code_kind": int(code.kind),
+        "runtime": {
+            "language": code.runtime.language.value,
+            "version": code.runtime.version,
+            "target": code.runtime.target,
+        },
+        "blob": code.blob,
+        "size_bytes": code.size_bytes,
+        "is_archive": code.is_archive,
+        "build_args": dict(code.build_args),
+        "code_hash": code.hash,
+    }
+
+
+def code_of(row: RowMapping) -> Code:
+    """Return the code of a row of versions or builds."""
+    runtime = row["runtime"]
+    return Code(
+        kind=CodeKind(row["code_kind"]),
+        runtime=Runtime(
+            language=Language(runtime["language"]),
+            version=runtime["version"],
+            target=runtime["target"],
+        ),
+        blob=row["blob"],
+        size_bytes=row["size_bytes"],
+        is_archive=row["is_archive"],
+        build_args=row["build_args"],
+        hash=row["code_hash"],
+    )
+
+
+def app_of(row: RowMapping) -> App:
+    """Return the app of a row."""
+    return App(
+        id=row["id"],
+        ref=AppRef(organization=OrganizationName(row["organization"]), name=row["name"]),
+        organization_id=OrganizationId(row["organization_id"]),
+        config=config_from_json(row["config"]),
+        state=DeploymentState(row["state"]),
+        active_version=row["active_version"],
+        target_version=row["target_version"],
+        generation=row["generation"],
+        observed_generation=row["observed_generation"],
+        error=row["error"],
+        error_reason=row["error_reason"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def version_of(row: RowMapping) -> Version:
+    """Return the version of a row."""
+    return Version(
+        app_id=row["app_id"],
+        number=row["number"],
+        status=VersionStatus(row["status"]),
+        code=code_of(row),
+        artifact=row["artifact"],
+        build_id=row["build_id"],
+        deploy_id=row["deploy_id"],
+        config=config_from_json(row["config"]),
+        error=row["error"],
+        error_reason=row["error_reason"],
+        created_at=row["created_at"],
+        compiled_at=row["compiled_at"],
+    )
+
+
+def build_of(row: RowMapping) -> Build:
+    """Return the build of a row."""
+    return Build(
+        id=row["id"],
+        deploy_id=row["deploy_id"],
+        app_id=row["app_id"],
+        organization=OrganizationName(row["organization"]),
+        app_name=row["app_name"],
+        code=code_of(row),
+        state=BuildState(row["state"]),
+        artifact=row["artifact"],
+        error=row["error"],
+        error_reason=row["error_reason"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        completed_at=row["completed_at"],
+    )
+
+
+def line_of(row: RowMapping) -> BuildLine:
+    """Return the line of a row of build_lines."""
+    return BuildLine(
+        number=row["number"], at=row["at"], stream=row["stream"], message=row["message"]
+    )
