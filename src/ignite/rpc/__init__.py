@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""The gRPC server library: listeners, interceptors, errors, pages. Knows no single RPC."""

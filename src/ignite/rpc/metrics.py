@@ -1,0 +1,68 @@
+"""Counts and times calls. Labels are the method and the code, both closed sets."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from ignite.rpc.handlers import Context, Continuation, Handler, MessageCheck, accept, wrap
+from ignite.telemetry.metrics import Registry, counter, duration, gauge
+
+
+class RpcMetrics:
+    """The metrics of all gRPC servers of one process; made once a registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        labels = ("method", "code")
+        self._calls = counter(registry, "rpc_calls", "Finished calls by outcome.", labels)
+        self._seconds = duration(registry, "rpc_call", "How long calls took.", ("method",))
+        self._running = gauge(registry, "rpc_calls_running", "Calls under way.", ("method",))
+
+    def started(self, method: str) -> None:
+        """Count a call in."""
+        self._running.labels(method).inc()
+
+    def finished(self, method: str, code: str, seconds: float) -> None:
+        """Count a call out."""
+        self._running.labels(method).dec()
+        self._calls.labels(method, code).inc()
+        self._seconds.labels(method).observe(seconds)
+
+
+class MetricsInterceptor(grpc.aio.ServerInterceptor):
+    """Reports every call of a known method to RpcMetrics."""
+
+    def __init__(self, metrics: RpcMetrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, continuation: Continuation, details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Wrap the handler; a method nobody serves is not counted, its name is the caller's."""
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        method = details.method
+
+        @asynccontextmanager
+        async def around(context: Context) -> AsyncIterator[MessageCheck]:
+            began = time.monotonic()
+            self._metrics.started(method)
+            code = ""
+            try:
+                yield accept
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED.name
+                raise
+            finally:
+                code = code or _code_name(context)
+                self._metrics.finished(method, code, time.monotonic() - began)
+
+        return wrap(handler, around)
+
+
+def _code_name(context: Context) -> str:
+    code = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK.name

@@ -1,0 +1,194 @@
+"""A gRPC server as a component: binds, serves, and drains when it is asked to stop.
+
+Stop: health says not serving → new calls are refused → calls under way get the grace → the rest is
+cancelled.
+"""
+
+import asyncio
+import logging
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ignite.rpc.errors import ErrorInterceptor
+from ignite.rpc.metrics import MetricsInterceptor, RpcMetrics
+from ignite.rpc.request_id import RequestIdInterceptor
+from ignite.rpc.unbuilt import UnbuiltInterceptor
+
+logger = logging.getLogger(__name__)
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_UNIX = "unix:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """One address: `host:port`, or `unix:<path>` which becomes a 0600 socket.
+
+    Port 0 takes a free one. `credentials` None means plain text.
+    """
+
+    address: str
+    credentials: grpc.ServerCredentials | None = None
+
+    @classmethod
+    def unix(cls, path: Path) -> "Bind":
+        """Return the bind of a unix socket."""
+        return cls(address=f"{_UNIX}{path}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service to serve: its full name, the generated `add_…_to_server`, and the servicer."""
+
+    name: str
+    add: Callable[[Any, grpc.aio.Server], None]
+    servicer: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Numbers of a server, all from settings or with a reason here.
+
+    Clients may ping every 10 s and we ping silent ones every 30 s, so that a peer that is gone is
+    noticed within 40 s and NAT entries stay alive.
+    """
+
+    message_bytes: int = 64 * 1024 * 1024
+    drain_grace_secs: float = 10.0
+    max_concurrent_calls: int | None = None
+    keepalive_secs: float = 30.0
+    keepalive_timeout_secs: float = 10.0
+    metadata_bytes: int = 32 * 1024
+
+
+@dataclass(slots=True)
+class GrpcServer:
+    """A server of some services on some addresses. A lifecycle component.
+
+    `ports` maps each address as it was asked for to the port that it got (1 for a unix socket);
+    it is complete before `ready` is called.
+    """
+
+    name: str
+    binds: Sequence[Bind]
+    services: Sequence[Service]
+    interceptors: Sequence[grpc.aio.ServerInterceptor]
+    options: ServerOptions = ServerOptions()
+    on_bound: Callable[[dict[str, int]], None] = lambda _ports: None
+    ports: dict[str, int] = field(default_factory=dict)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled, then drain."""
+        server = build_server(self.services, self.interceptors, self.options)
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        try:
+            for bind in self.binds:
+                self.ports[bind.address] = _bind(server, bind)
+            self.on_bound(dict(self.ports))
+            await server.start()
+            for name in ("", *(service.name for service in self.services)):
+                await checks.set(name, _SERVING)
+            ready()
+            await asyncio.Event().wait()
+        finally:
+            await checks.enter_graceful_shutdown()
+            await server.stop(self.options.drain_grace_secs)
+            _remove_sockets(self.binds)
+            logger.info("grpc server stopped", extra={"server": self.name})
+
+
+def build_server(
+    services: Sequence[Service],
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    options: ServerOptions,
+) -> grpc.aio.Server:
+    """Return a server with the services and reflection, not bound and not started."""
+    server = grpc.aio.server(
+        interceptors=list(interceptors),
+        maximum_concurrent_rpcs=options.max_concurrent_calls,
+        options=_channel_options(options),
+    )
+    for service in services:
+        service.add(service.servicer, server)
+    names = [service.name for service in services]
+    reflection.enable_server_reflection(
+        [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
+    return server
+
+
+def grpc_component(
+    *,
+    name: str,
+    binds: Sequence[Bind],
+    services: Sequence[Service],
+    auth: grpc.aio.ServerInterceptor | None,
+    metrics: RpcMetrics | None = None,
+    options: ServerOptions | None = None,
+    on_bound: Callable[[dict[str, int]], None] = lambda _ports: None,
+) -> GrpcServer:
+    """Return a server with our interceptors in their order.
+
+    `auth` None is for sockets that only our own processes can open.
+    """
+    interceptors: list[grpc.aio.ServerInterceptor] = [RequestIdInterceptor()]
+    if metrics is not None:
+        interceptors.append(MetricsInterceptor(metrics))
+    interceptors.append(ErrorInterceptor())
+    if auth is not None:
+        interceptors.append(auth)
+    interceptors.append(UnbuiltInterceptor())
+    return GrpcServer(
+        name=name,
+        binds=binds,
+        services=services,
+        interceptors=interceptors,
+        options=options or ServerOptions(),
+        on_bound=on_bound,
+    )
+
+
+def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", options.message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", options.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", options.metadata_bytes),
+        # Two servers must not share a port by accident.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", int(options.keepalive_secs * 1000)),
+        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_secs * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _bind(server: grpc.aio.Server, bind: Bind) -> int:
+    if not bind.address.startswith(_UNIX):
+        if bind.credentials is None:
+            return server.add_insecure_port(bind.address)
+        return server.add_secure_port(bind.address, bind.credentials)
+    path = Path(bind.address.removeprefix(_UNIX))
+    # The socket must never be open to others, not even between bind and chmod.
+    before = os.umask(0o177)
+    try:
+        port = server.add_insecure_port(bind.address)
+    finally:
+        os.umask(before)
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    return port
+
+
+def _remove_sockets(binds: Sequence[Bind]) -> None:
+    for bind in binds:
+        if bind.address.startswith(_UNIX):
+            Path(bind.address.removeprefix(_UNIX)).unlink(missing_ok=True)
