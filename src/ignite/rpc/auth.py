@@ -65,7 +65,7 @@ class BearerAuthInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Wrap the handler."""
         handler = await continuation(details)
         if handler is None:
@@ -127,7 +127,7 @@ class CertificateAuthInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Wrap the handler."""
         handler = await continuation(details)
         return handler and wrap(handler, self._around)

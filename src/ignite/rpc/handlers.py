@@ -9,15 +9,16 @@ in the middle of a write, whereas here cancellation closes it at once, in order,
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+# Generic for the type checker alone.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 MessageCheck = Callable[[Any], None]
-Around = Callable[[Context], AbstractAsyncContextManager[MessageCheck]]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+Around: TypeAlias = "Callable[[Context], AbstractAsyncContextManager[MessageCheck]]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 
 class Interceptor(Protocol):
@@ -25,7 +26,7 @@ class Interceptor(Protocol):
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Return the handler to run in place of the one that `continuation` finds."""
 
 

@@ -39,7 +39,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Wrap the handler; a method nobody serves is not counted, its name is the caller's."""
         handler = await continuation(details)
         if handler is None:

@@ -35,7 +35,7 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Wrap the handler."""
         handler = await continuation(details)
         return handler and wrap(handler, self._around)

@@ -18,7 +18,7 @@ class UnbuiltInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Replace the handler if it is a stub."""
         handler = await continuation(details)
         if handler is None:
