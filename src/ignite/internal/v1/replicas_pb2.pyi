@@ -33,9 +33,9 @@ class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaS
     REPLICA_STATE_DRAINING: _ReplicaState.ValueType  # 3
     """told to stop, finishing what it has"""
     REPLICA_STATE_EXITED: _ReplicaState.ValueType  # 4
-    """ended after it had been ready"""
+    """ended after it was ready, told to or not: `reason` says which"""
     REPLICA_STATE_FAILED: _ReplicaState.ValueType  # 5
-    """never became ready"""
+    """ended or given up before it was ready"""
 
 class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper): ...
 
@@ -45,9 +45,9 @@ REPLICA_STATE_READY: ReplicaState.ValueType  # 2
 REPLICA_STATE_DRAINING: ReplicaState.ValueType  # 3
 """told to stop, finishing what it has"""
 REPLICA_STATE_EXITED: ReplicaState.ValueType  # 4
-"""ended after it had been ready"""
+"""ended after it was ready, told to or not: `reason` says which"""
 REPLICA_STATE_FAILED: ReplicaState.ValueType  # 5
-"""never became ready"""
+"""ended or given up before it was ready"""
 Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
 
 @_typing.final
@@ -496,6 +496,26 @@ class BuildSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class EnvEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     BUILD_ID_FIELD_NUMBER: _builtins.int
     ORGANIZATION_NAME_FIELD_NUMBER: _builtins.int
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
@@ -506,6 +526,8 @@ class BuildSpec(_message.Message):
     TIMEOUT_SECS_FIELD_NUMBER: _builtins.int
     MEMORY_MB_FIELD_NUMBER: _builtins.int
     CPU_MILLICORES_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    ENV_FIELD_NUMBER: _builtins.int
     build_id: _builtins.str
     organization_name: _builtins.str
     organization_id: _builtins.str
@@ -523,6 +545,17 @@ class BuildSpec(_message.Message):
 
     @_builtins.property
     def build_args(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Program and arguments, as they are inside: /src the source (read only), /build the work folder and
+        HOME, /out the artifact to be, /cache kept for the organisation, /ignite the runtime's own files and
+        /ignite/uv. "{python}" stands for the interpreter that `runtime` names.
+        """
+
+    @_builtins.property
+    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """besides what every build has"""
+
     def __init__(
         self,
         *,
@@ -536,10 +569,12 @@ class BuildSpec(_message.Message):
         timeout_secs: _builtins.int = ...,
         memory_mb: _builtins.int = ...,
         cpu_millicores: _builtins.int = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "build_id", b"build_id", "cpu_millicores", b"cpu_millicores", "memory_mb", b"memory_mb", "organization_id", b"organization_id", "organization_name", b"organization_name", "output_path", b"output_path", "runtime", b"runtime", "source_path", b"source_path", "timeout_secs", b"timeout_secs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "build_id", b"build_id", "command", b"command", "cpu_millicores", b"cpu_millicores", "env", b"env", "memory_mb", b"memory_mb", "organization_id", b"organization_id", "organization_name", b"organization_name", "output_path", b"output_path", "runtime", b"runtime", "source_path", b"source_path", "timeout_secs", b"timeout_secs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -665,24 +700,57 @@ class SandboxFeature(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ENFORCED_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    FIX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     enforced: _builtins.bool
     detail: _builtins.str
     """why not, when it is not"""
+    fix: _builtins.str
+    """what an operator can do about it"""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         enforced: _builtins.bool = ...,
         detail: _builtins.str = ...,
+        fix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "enforced", b"enforced", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "enforced", b"enforced", "fix", b"fix", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SandboxFeature: _TypeAlias = SandboxFeature  # noqa: Y015
+
+@_typing.final
+class Interpreter(_message.Message):
+    """A toolchain that replicas and builds can ask for by `LanguageRuntime`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FULL_VERSION_FIELD_NUMBER: _builtins.int
+    language: _builtins.str
+    version: _builtins.str
+    """"3.11" """
+    full_version: _builtins.str
+    """"3.11.7" """
+    def __init__(
+        self,
+        *,
+        language: _builtins.str = ...,
+        version: _builtins.str = ...,
+        full_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full_version", b"full_version", "language", b"language", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interpreter: _TypeAlias = Interpreter  # noqa: Y015
 
 @_typing.final
 class GetSandboxReportRequest(_message.Message):
@@ -707,6 +775,7 @@ class GetSandboxReportResponse(_message.Message):
     REQUIRED_LEVEL_FIELD_NUMBER: _builtins.int
     SUFFICIENT_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    INTERPRETERS_FIELD_NUMBER: _builtins.int
     level: _builtins.str
     """the level reached"""
     required_level: _builtins.str
@@ -714,6 +783,10 @@ class GetSandboxReportResponse(_message.Message):
     sufficient: _builtins.bool
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___SandboxFeature]: ...
+    @_builtins.property
+    def interpreters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interpreter]:
+        """newest first"""
+
     def __init__(
         self,
         *,
@@ -721,10 +794,11 @@ class GetSandboxReportResponse(_message.Message):
         required_level: _builtins.str = ...,
         sufficient: _builtins.bool = ...,
         features: _abc.Iterable[Global___SandboxFeature] | None = ...,
+        interpreters: _abc.Iterable[Global___Interpreter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "level", b"level", "required_level", b"required_level", "sufficient", b"sufficient"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "interpreters", b"interpreters", "level", b"level", "required_level", b"required_level", "sufficient", b"sufficient"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
