@@ -55,6 +55,7 @@ def config_to_json(config: AppConfig) -> dict[str, Json]:
         "author": config.author,
         "input_modality": config.input_modality,
         "output_modality": config.output_modality,
+        "runtime": _runtime_to_json(config.runtime) if config.runtime else None,
     }
 
 
@@ -64,7 +65,9 @@ def config_from_json(found: Mapping[str, Json]) -> AppConfig:
     scaling = dict(plain.pop("scaling", {}))
     if "scale_metric" in scaling:
         scaling["scale_metric"] = ScaleMetric(scaling["scale_metric"])
+    runtime = plain.pop("runtime", None)
     return AppConfig(
+        runtime=_runtime_from_json(runtime) if runtime else None,
         limits=ResourceLimits(**plain.pop("limits", {})),
         scaling=Scaling(**scaling),
         tier=ResourceTier(plain.pop("tier", ResourceTier.SMALL)),
@@ -76,15 +79,25 @@ def config_from_json(found: Mapping[str, Json]) -> AppConfig:
     )
 
 
+def _runtime_to_json(runtime: Runtime) -> dict[str, Json]:
+    return {
+        "language": runtime.language.value,
+        "version": runtime.version,
+        "target": runtime.target,
+    }
+
+
+def _runtime_from_json(found: Mapping[str, Json]) -> Runtime:
+    return Runtime(
+        language=Language(found["language"]), version=found["version"], target=found["target"]
+    )
+
+
 def code_to_columns(code: Code) -> dict[str, Json]:
     """Return the columns that versions and builds share."""
     return {
         "code_kind": int(code.kind),
-        "runtime": {
-            "language": code.runtime.language.value,
-            "version": code.runtime.version,
-            "target": code.runtime.target,
-        },
+        "runtime": _runtime_to_json(code.runtime),
         "blob": code.blob,
         "size_bytes": code.size_bytes,
         "is_archive": code.is_archive,
@@ -95,14 +108,9 @@ def code_to_columns(code: Code) -> dict[str, Json]:
 
 def code_of(row: RowMapping) -> Code:
     """Return the code of a row of versions or builds."""
-    runtime = row["runtime"]
     return Code(
         kind=CodeKind(row["code_kind"]),
-        runtime=Runtime(
-            language=Language(runtime["language"]),
-            version=runtime["version"],
-            target=runtime["target"],
-        ),
+        runtime=_runtime_from_json(row["runtime"]),
         blob=row["blob"],
         size_bytes=row["size_bytes"],
         is_archive=row["is_archive"],

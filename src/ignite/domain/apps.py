@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from ignite.domain.errors import InvalidArgument
 from ignite.domain.identity import OrganizationId, OrganizationName
+from ignite.domain.runtimes import Runtime
 
 DRAFT = 0
 DEFAULT_PORT = 80
@@ -93,7 +94,10 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfig:
-    """Everything a user sets about an app but its code."""
+    """Everything a user sets about an app but its code.
+
+    `runtime` is what the user announced at create: a label for people, the code's own decides.
+    """
 
     description: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -114,6 +118,7 @@ class AppConfig:
     author: str = ""
     input_modality: str = ""
     output_modality: str = ""
+    runtime: Runtime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 
 from ignite.domain.apps import AppConfig
+from ignite.domain.runtimes import Language as Language
+from ignite.domain.runtimes import Runtime as Runtime
 
 
 class VersionStatus(IntEnum):
@@ -44,24 +46,6 @@ class CodeKind(IntEnum):
     PREBUILT = 4
 
 
-class Language(StrEnum):
-    """A managed runtime."""
-
-    PYTHON = "python"
-    RUST = "rust"
-    GO = "go"
-    DENO = "deno"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
-    """A language, the version of it that was asked for ("" = the default) and its target."""
-
-    language: Language
-    version: str = ""
-    target: str = ""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
     """Source code as saved: a blob and how to read it.
@@ -88,8 +72,8 @@ class Code:
 class Version:
     """One version of an app; `number` 0 is the draft.
 
-    `artifact` is the digest of the compiled bundle, "" before the compile. `config` is the record of
-    the app's config when the version was published.
+    `artifact` is the digest of the compiled bundle, "" before the compile. `config` is the record
+    of the app's config when the version was published.
     """
 
     app_id: int
