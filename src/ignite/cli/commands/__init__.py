@@ -1,0 +1,1 @@
+"""User commands: parse flags, call the public contract, print. No server code."""
