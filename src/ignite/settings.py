@@ -115,6 +115,10 @@ class IdentitySettings(Group):
 
     realm: str = Field(default="dodil", pattern=r"^[a-z0-9-]{1,32}$", description="Token realm.")
     audience: str = Field(default="ignite", description="Audience a token must name.")
+    issuer: str = Field(
+        default="",
+        description="Issuer our tokens name; empty: made of the base domain and the HTTP port.",
+    )
     token_ttl_secs: int = Field(default=900, ge=30, le=900, description="Life of our tokens.")
     key_publish_secs: int = Field(
         default=300,
@@ -217,6 +221,27 @@ class LimitSettings(Group):
     timeout_secs: PositiveInt = Field(default=3600, description="Largest timeout of an app.")
     payload_bytes: PositiveInt = Field(
         default=32 * 1024 * 1024, description="Body of Invoke, TestDraft, TestAppVersion."
+    )
+    memory_mb: PositiveInt = Field(default=8192, ge=64, description="Largest memory of a replica.")
+    cpu_millicores: PositiveInt = Field(
+        default=8000, ge=50, description="Largest CPU of a replica."
+    )
+    replicas: PositiveInt = Field(
+        default=1000, description="Largest `max_replicas`; the platform's cap holds besides."
+    )
+    concurrency: PositiveInt = Field(default=1000, description="Largest `max_concurrency`.")
+    ports_per_app: PositiveInt = Field(default=10, le=100, description="Ports of an app.")
+    labels: PositiveInt = Field(default=32, description="Tags of an app; and its categories.")
+    label_chars: PositiveInt = Field(
+        default=128, description="One tag, category, author or modality."
+    )
+    build_args: PositiveInt = Field(default=64, description="Build arguments of a draft.")
+    build_args_bytes: PositiveInt = Field(
+        default=16 * 1024, description="Names and values of them together."
+    )
+    build_log_reply_bytes: PositiveInt = Field(
+        default=3 * 1024 * 1024,
+        description="Answer of GetBuildLog; the middle of a longer log is left out.",
     )
     page_size: PositiveInt = Field(default=200, description="Largest page of a list.")
     default_page_size: PositiveInt = Field(default=50, description="Page where `limit` is 0.")
