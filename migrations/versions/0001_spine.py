@@ -100,6 +100,8 @@ def upgrade() -> None:
         sa.Column("app_id", sa.BigInteger(), nullable=False),
         sa.Column("desired_replicas", sa.Integer(), nullable=False),
         sa.Column("replicas", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("error", sa.Text(), server_default="", nullable=False),
+        sa.Column("error_reason", sa.Text(), server_default="", nullable=False),
         sa.Column(
             "updated_at",
             sa.DateTime(timezone=True),

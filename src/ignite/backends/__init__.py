@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""Runtime backends of one machine: how Workloads become replicas."""

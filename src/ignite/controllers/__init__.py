@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""Loops that make what is wanted so. They know ports and the database, no adapter."""

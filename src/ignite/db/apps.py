@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 
 from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ignite.db import tables, values
 from ignite.domain.apps import App, AppConfig, AppRef, DeploymentState
-from ignite.domain.errors import AlreadyExists, AppNotFound
+from ignite.domain.errors import AlreadyExists, AppNotFound, FailedPrecondition, Unavailable
 from ignite.domain.identity import OrganizationId, OrganizationName
 
 _apps = tables.apps
+_FOREIGN_KEY_VIOLATION = "23503"
+_DEADLOCK = "40P01"
 
 
 class AppStore:
@@ -21,7 +23,11 @@ class AppStore:
         self._connection = connection
 
     async def create(self, ref: AppRef, organization_id: OrganizationId, config: AppConfig) -> App:
-        """Insert an app; raises AlreadyExists when the name is taken."""
+        """Insert an app; raises AlreadyExists when the name is taken.
+
+        Raises FailedPrecondition for an organisation that is not known here: a token of another
+        issuer may name one.
+        """
         try:
             async with self._connection.begin_nested():
                 row = await self._connection.execute(
@@ -37,6 +43,11 @@ class AppStore:
                 )
                 return values.app_of(row.mappings().one())
         except IntegrityError as error:
+            if sqlstate_of(error) == _FOREIGN_KEY_VIOLATION:
+                raise FailedPrecondition(
+                    f"organization {ref.organization!r} does not exist here",
+                    reason="OrganizationNotFound",
+                ) from error
             raise AlreadyExists(
                 f"app {ref.id!r} exists", reason="AppExists", details={"app": ref.id}
             ) from error
@@ -44,7 +55,9 @@ class AppStore:
     async def claim_labels(self, app: App, labels: Sequence[tuple[str, int]]) -> None:
         """Make `labels` (label, port) the app's host names, dropping its others.
 
-        Raises AlreadyExists when another app has one; the text names no other tenant.
+        Raises AlreadyExists when another app has one; the text names no other tenant. Labels are
+        claimed in one order for all, so that two claims rarely wait for each other; where they do,
+        one gets Unavailable.
         """
         kept = [label for label, _ in labels]
         await self._connection.execute(
@@ -59,7 +72,7 @@ class AppStore:
                 )
             ).scalars()
         )
-        for label, port in labels:
+        for label, port in sorted(labels):
             if label in have:
                 continue
             try:
@@ -71,6 +84,12 @@ class AppStore:
                 raise AlreadyExists(
                     f"host name {label!r} is taken; choose another app name",
                     reason="HostnameTaken",
+                ) from error
+            except DBAPIError as error:
+                if sqlstate_of(error) != _DEADLOCK:
+                    raise
+                raise Unavailable(
+                    "host names are being changed at this moment; try again", reason="Conflict"
                 ) from error
 
     async def get(self, ref: AppRef, *, lock: bool = False) -> App:
@@ -84,6 +103,23 @@ class AppStore:
         if row is None:
             raise AppNotFound(f"app {ref.id!r} does not exist")
         return values.app_of(row)
+
+    async def find(self, ref: AppRef) -> App | None:
+        """Return the app, or None."""
+        row = await self._connection.execute(
+            select(_apps).where(_apps.c.organization == ref.organization, _apps.c.name == ref.name)
+        )
+        found = row.mappings().one_or_none()
+        return values.app_of(found) if found else None
+
+    async def lock_organization(self, organization_id: OrganizationId) -> None:
+        """Let no other transaction add an app to the organisation until the commit."""
+        organizations = tables.organizations
+        await self._connection.execute(
+            select(organizations.c.id)
+            .where(organizations.c.id == organization_id)
+            .with_for_update(key_share=True)
+        )
 
     async def get_by_id(self, app_id: int, *, lock: bool = False) -> App | None:
         """Return the app with this row id, or None."""
@@ -208,3 +244,8 @@ class AppStore:
             statement = statement.values(generation=_apps.c.generation + 1)
         row = (await self._connection.execute(statement.returning(_apps))).mappings().one()
         return values.app_of(row)
+
+
+def sqlstate_of(error: DBAPIError) -> str:
+    """Return Postgres' own code of what went wrong."""
+    return str(getattr(error.orig, "sqlstate", ""))

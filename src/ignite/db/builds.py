@@ -117,6 +117,14 @@ class BuildStore:
         )
         return row.scalar_one_or_none() is not None
 
+    async def attempts(self, lease: Lease) -> int:
+        """Return how often the build has been claimed."""
+        found = await self._connection.execute(
+            select(_builds.c.attempts).where(_builds.c.id == lease.row_id)
+        )
+        attempts: int = found.scalar_one()
+        return attempts
+
     async def release(self, lease: Lease) -> None:
         """Give the build back unfinished; another worker may take it at once."""
         await self._connection.execute(

@@ -35,6 +35,8 @@ class AppStatusStore:
                 )
                 for replica in found["replicas"]
             ),
+            error=found["error"],
+            error_reason=found["error_reason"],
         )
 
     async def put(self, app_id: int, status: AppStatus) -> None:
@@ -50,6 +52,8 @@ class AppStatusStore:
                 }
                 for replica in status.replicas
             ],
+            "error": status.error,
+            "error_reason": status.error_reason,
             "updated_at": func.now(),
         }
         await self._connection.execute(

@@ -197,5 +197,7 @@ app_status = Table(
     Column("app_id", BigInteger, ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True),
     Column("desired_replicas", Integer, nullable=False),
     Column("replicas", JSONB, nullable=False),
+    _text("error"),
+    _text("error_reason"),
     _at("updated_at", now=True),
 )

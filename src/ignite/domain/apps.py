@@ -223,7 +223,9 @@ class ObservedReplica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppStatus:
-    """What runs of an app, as last seen."""
+    """What runs of an app, as last seen; the error is that of the newest failed start, if any."""
 
     desired_replicas: int = 0
     replicas: tuple[ObservedReplica, ...] = ()
+    error: str = ""
+    error_reason: str = ""

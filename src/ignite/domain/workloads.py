@@ -1,5 +1,7 @@
 """Workloads: a version told to run, and the replicas that do."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,17 +17,19 @@ class WorkloadRef:
     """Names one version's code as it runs.
 
     `artifact` is part of the name: a draft saved again is another Workload, and no replica is ever
-    taken for code it does not run.
+    taken for code it does not run. So is `app_id`, the app's row: an app deleted and made again
+    under its old name shares nothing with the first.
     """
 
     app: AppRef
+    app_id: int
     version: int
     artifact: str
 
     @property
     def key(self) -> str:
-        """Return `org/app@version#artifact`, unique over the installation."""
-        return f"{self.app.id}@{self.version}#{self.artifact[:16]}"
+        """Return `org/app@version#artifact.row`, unique over the installation."""
+        return f"{self.app.id}@{self.version}#{self.artifact[:16]}.{self.app_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,29 @@ class WorkloadSpec:
     health_path: str
     port: int
     replicas: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 8 hex digits over all that a running replica cannot change.
+
+        It is part of a replica's id, so that after a restart of ours an old config is still known
+        as such.
+        """
+        fixed = json.dumps(
+            [
+                self.ref.key,
+                self.runtime.language,
+                self.runtime.version,
+                sorted(self.env.items()),
+                self.memory_mb,
+                self.cpu_millicores,
+                self.timeout_secs,
+                self.max_concurrency,
+                self.health_path,
+                self.port,
+            ]
+        )
+        return hashlib.sha256(fixed.encode()).hexdigest()[:8]
 
 
 class ReplicaState(StrEnum):
@@ -82,7 +109,7 @@ class Replica:
 class WorkloadStatus:
     """What is there now. `reason` and `message` tell why the newest start failed, if it did."""
 
-    ref: WorkloadRef
+    key: str
     replicas: tuple[Replica, ...]
     reason: str = ""
     message: str = ""
