@@ -183,6 +183,10 @@ class RuntimeSettings(Group):
     tmp_bytes: PositiveInt = Field(default=256 * 1024 * 1024, description="Size of $HOME and /tmp.")
     first_uid: PositiveInt = Field(default=200_000, description="First of 50,000 uids of replicas.")
     log_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Kept log of a replica.")
+    python_prefixes: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders of further Python installations (each with bin/python3.X), preferred.",
+    )
 
 
 class BuildSettings(Group):

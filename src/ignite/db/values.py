@@ -1,6 +1,7 @@
 """Domain values to columns and back."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -60,15 +61,18 @@ def config_to_json(config: AppConfig) -> dict[str, Json]:
 
 
 def config_from_json(found: Mapping[str, Json]) -> AppConfig:
-    """Return the config of a JSON form; a field an older release did not write has its default."""
-    plain = dict(found)
-    scaling = dict(plain.pop("scaling", {}))
+    """Return the config of a JSON form.
+
+    A field that an older release did not write has its default; one of a newer release is left out.
+    """
+    plain = _known(AppConfig, found)
+    scaling = _known(Scaling, plain.pop("scaling", {}))
     if "scale_metric" in scaling:
         scaling["scale_metric"] = ScaleMetric(scaling["scale_metric"])
     runtime = plain.pop("runtime", None)
     return AppConfig(
         runtime=_runtime_from_json(runtime) if runtime else None,
-        limits=ResourceLimits(**plain.pop("limits", {})),
+        limits=ResourceLimits(**_known(ResourceLimits, plain.pop("limits", {}))),
         scaling=Scaling(**scaling),
         tier=ResourceTier(plain.pop("tier", ResourceTier.SMALL)),
         storage_mode=StorageMode(plain.pop("storage_mode", StorageMode.PERSISTENT)),
@@ -77,6 +81,11 @@ def config_from_json(found: Mapping[str, Json]) -> AppConfig:
         category=tuple(plain.pop("category", ())),
         **plain,
     )
+
+
+def _known(kind: type, found: Mapping[str, Json]) -> dict[str, Json]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in found.items() if name in names}
 
 
 def _runtime_to_json(runtime: Runtime) -> dict[str, Json]:

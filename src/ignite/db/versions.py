@@ -32,7 +32,7 @@ class VersionStore:
             "error": "",
             "error_reason": "",
             "created_at": func.now(),
-            "compiled_at": None,
+            "compiled_at": func.now() if artifact else None,
         }
         row = await self._connection.execute(
             insert(_versions)
