@@ -1,0 +1,63 @@
+# Every target is one command of the house; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pytest-xdist workers, and what to test: make test TESTS=tests/unit/cli
+JOBS ?= 2
+TESTS ?= tests
+FAST := tests/unit tests/integration tests/contract
+PYTEST := $(BIN)/pytest -p no:cacheprovider -n $(JOBS) --dist loadgroup
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check static fast proto fmt lint types imports lock tools clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(VENV)/.dev ## install everything: server, tests, tools
+
+run: $(VENV)/.server ## start the server; data in .ignite (ARGS="--data-dir …" for more)
+	@exec $(BIN)/ignite serve $(ARGS)
+
+test: $(VENV)/.dev ## run all tests (JOBS=2 TESTS=tests)
+	$(PYTEST) $(TESTS)
+
+check: static $(if $(SKIP_FAST),,fast) ## format, lint, types, layers, generated code, fast tests
+
+static: lint types imports ## everything of check but the tests
+	$(BIN)/python tools/generate_protos.py --check
+	$(BIN)/python tools/generate_protos.py --lint
+
+fast: $(VENV)/.dev ## unit, integration and contract tests
+	$(PYTEST) $(wildcard $(FAST))
+
+proto: $(VENV)/.dev ## generate the stubs again
+	$(BIN)/python tools/generate_protos.py
+
+fmt: $(VENV)/.dev ## format
+	$(BIN)/ruff format && $(BIN)/ruff check --fix --quiet
+
+lint: $(VENV)/.dev ## formatting and ruff
+	$(BIN)/ruff format --check && $(BIN)/ruff check
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## the layers of the house
+	$(BIN)/lint-imports
+
+lock: $(VENV)/.dev ## write requirements/*.txt anew from pyproject.toml
+	tools/lock.sh $(BIN)/uv
+
+tools: ## install grpcurl beside the rest, where Go is there
+	tools/grpcurl.sh $(BIN)
+
+clean: ## remove what make made, but no data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache
+
+# Stamps: nothing happens while the locked requirements are the installed ones.
+$(VENV)/.server: requirements/server.txt tools/setup.sh
+	@tools/setup.sh server "$(PYTHON)" $(VENV)
+
+$(VENV)/.dev: requirements/dev.txt requirements/server.txt tools/setup.sh
+	@tools/setup.sh dev "$(PYTHON)" $(VENV)

@@ -1,0 +1,15 @@
+"""What every tier shares: how tests are spread over workers."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one worker, so that what its fixtures start is started once.
+
+    All tests that use the one real server go to one worker.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            whole = item.get_closest_marker("e2e") is not None
+            name = "server" if whole else item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(name))
