@@ -1,6 +1,14 @@
-"""What every tier shares: how tests are spread over workers."""
+"""What every tier shares: how tests are spread over workers, and fixtures of `tests/support`."""
+
+import sys
+from pathlib import Path
 
 import pytest
+
+# Tests import each other as `tests.…` whatever the folder pytest was started from.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+pytest_plugins = ["tests.support.servers", "tests.support.postgres"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

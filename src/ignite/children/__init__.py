@@ -5,6 +5,6 @@ so that nothing of ours leaks in and nothing of it outlives us.
 """
 
 from ignite.children.child import Backoff, Child, ChildFailed
-from ignite.children.process import ChildSpec
+from ignite.children.process import ChildSpec, run_once
 
-__all__ = ["Backoff", "Child", "ChildFailed", "ChildSpec"]
+__all__ = ["Backoff", "Child", "ChildFailed", "ChildSpec", "run_once"]

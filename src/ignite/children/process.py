@@ -83,6 +83,11 @@ class Process:
         return self._ended.done()
 
     @property
+    def code(self) -> int:
+        """Return the exit code; negative for a signal, 0 also while it runs."""
+        return self._popen.returncode or 0
+
+    @property
     def outcome(self) -> str:
         """Say how it ended."""
         code = self._popen.returncode
@@ -176,3 +181,21 @@ def _spawn(spec: ChildSpec, output_fd: int) -> subprocess.Popen[bytes]:
         start_new_session=True,
         preexec_fn=die_with_parent,
     )
+
+
+async def run_once(spec: ChildSpec, *, timeout_secs: float) -> tuple[int, str]:
+    """Run a command to its end; return its exit code and the last 64 KiB it wrote.
+
+    `probe` and the log of `spec` are not used. Raises TimeoutError; the process is gone then.
+    """
+    process = Process(spec)
+    output = b""
+    try:
+        async with asyncio.timeout(timeout_secs):
+            while data := await process.read():
+                output = (output + data)[-_CHUNK:]
+            await process.ended()
+    finally:
+        await process.stop(signal.SIGKILL, 1.0)
+        process.close_pipe()
+    return process.code, output.decode("utf-8", "replace")
