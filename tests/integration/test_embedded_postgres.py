@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import DBAPIError
 from tests.support.postgres import PostgresServer
 from tests.support.servers import serving
 
