@@ -1,0 +1,142 @@
+"""Who may pass at Envoy: a good token, of exactly one organisation, with the scope.
+
+`jwt_authn` believes a token and leaves its claims in the request's metadata; RBAC, per route,
+decides over them. Both fail closed. A rule that only looks for the app's organisation among the
+token's keys would accept a token that lists two, hence the CEL condition on the number of keys.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ignite.domain.identity import ROLES, Scope
+from ignite.domain.routes import Route
+from ignite.gateway import names
+from ignite.gateway.shape import Issuer, Shape
+
+JWT_FILTER = "envoy.filters.http.jwt_authn"
+RBAC_FILTER = "envoy.filters.http.rbac"
+JWT_TYPE = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3."
+RBAC_TYPE = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3."
+REQUIREMENT = "caller"
+CLAIMS = "claims"
+
+Config = dict[str, Any]
+
+
+def jwt_filter(shape: Shape) -> Config:
+    """Return the filter that verifies bearer tokens on the routes that ask for it."""
+    providers = {_name(issuer): _provider(issuer, shape) for issuer in shape.issuers}
+    asked: list[Config] = [{"provider_name": name} for name in providers]
+    requirement = asked[0] if len(asked) == 1 else {"requires_any": {"requirements": asked}}
+    return {
+        "name": JWT_FILTER,
+        "typed_config": {
+            "@type": f"{JWT_TYPE}JwtAuthentication",
+            "providers": providers,
+            "requirement_map": {REQUIREMENT: requirement},
+            "bypass_cors_preflight": False,
+        },
+    }
+
+
+def rbac_filter() -> Config:
+    """Return the filter that the routes' own rules hang on; alone it decides nothing."""
+    return {"name": RBAC_FILTER, "typed_config": {"@type": f"{RBAC_TYPE}RBAC"}}
+
+
+def route_rules(route: Route, shape: Shape) -> Config:
+    """Return the per-route configuration that guards `route`."""
+    if route.allow_unauthenticated:
+        return {}
+    policies = {
+        _name(issuer): {
+            "permissions": [{"any": True}],
+            "principals": [{"and_ids": {"ids": _principals(route, issuer)}}],
+            "condition": _one_organization(),
+        }
+        for issuer in shape.issuers
+    }
+    return {
+        JWT_FILTER: {"@type": f"{JWT_TYPE}PerRouteConfig", "requirement_name": REQUIREMENT},
+        RBAC_FILTER: {
+            "@type": f"{RBAC_TYPE}RBACPerRoute",
+            "rbac": {"rules": {"action": "ALLOW", "policies": policies}},
+        },
+    }
+
+
+def _name(issuer: Issuer) -> str:
+    return "builtin" if issuer.is_builtin else "external"
+
+
+def _provider(issuer: Issuer, shape: Shape) -> Config:
+    cluster = names.EDGE if issuer.is_builtin else names.EXTERNAL_ISSUER
+    return {
+        "issuer": issuer.issuer,
+        **({"audiences": [issuer.audience]} if issuer.audience else {}),
+        "require_expiration": True,
+        "clock_skew_seconds": 5,
+        # The token stays here: code of a tenant must not get the means to act as its caller.
+        "forward": False,
+        "from_headers": [{"name": "Authorization", "value_prefix": "Bearer "}],
+        "payload_in_metadata": CLAIMS,
+        "remote_jwks": {
+            "http_uri": {"uri": issuer.jwks_uri, "cluster": cluster, "timeout": "5s"},
+            "cache_duration": f"{shape.jwks_cache_secs:g}s",
+            "async_fetch": {"fast_listener": True, "failed_refetch_duration": "1s"},
+            "retry_policy": {"num_retries": 3},
+        },
+    }
+
+
+def _principals(route: Route, issuer: Issuer) -> list[Config]:
+    ids = [_claim(("iss",), {"string_match": {"exact": issuer.issuer}})]
+    if issuer.roles_claim:
+        path = tuple(issuer.roles_claim.split("."))
+        roles = [name for name, scopes in ROLES.items() if Scope.INVOKE_APP in scopes]
+        ids.append(
+            {"or_ids": {"ids": [_claim(path, _holds(role)) for role in sorted(roles)]}},
+        )
+    else:
+        ids.append(_claim(("scopes",), _holds(Scope.INVOKE_APP)))
+    if not route.is_public:
+        ids.append(_membership(route, issuer))
+    return ids
+
+
+def _membership(route: Route, issuer: Issuer) -> Config:
+    organization = ("organization", str(route.app.organization))
+    if issuer.is_builtin and route.organization_id:
+        # The id too: a name that was given up and taken again is another tenant.
+        return _claim((*organization, "id"), {"string_match": {"exact": route.organization_id}})
+    return _claim(organization, {"present_match": True})
+
+
+def _holds(word: str) -> Config:
+    return {"list_match": {"one_of": {"string_match": {"exact": str(word)}}}}
+
+
+def _claim(path: tuple[str, ...], value: Mapping[str, Any]) -> Config:
+    keys = [{"key": part} for part in (CLAIMS, *path)]
+    return {
+        "sourced_metadata": {
+            "metadata_matcher": {"filter": JWT_FILTER, "path": keys, "value": dict(value)}
+        }
+    }
+
+
+def _one_organization() -> Config:
+    """Return `size(metadata.filter_metadata[JWT_FILTER]["claims"]["organization"]) == 1`."""
+    found: Config = {
+        "select_expr": {
+            "operand": {"ident_expr": {"name": "metadata"}},
+            "field": "filter_metadata",
+        }
+    }
+    for key in (JWT_FILTER, CLAIMS, "organization"):
+        found = _call("_[_]", found, {"const_expr": {"string_value": key}})
+    return _call("_==_", _call("size", found), {"const_expr": {"int64_value": "1"}})
+
+
+def _call(function: str, *args: Config) -> Config:
+    return {"call_expr": {"function": function, "args": list(args)}}

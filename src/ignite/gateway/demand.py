@@ -1,0 +1,177 @@
+"""How much of each app is asked for: Envoy's load reports and the activator's counts, joined.
+
+Envoy counts what it sends to replicas itself, the activator what it holds and what it relays. Idle
+is "nothing in flight", counted where requests start, never derived from those that ended.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+WINDOW_SECS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterLoad:
+    """One cluster in one report: requests under way, and begun and ended since the last report."""
+
+    key: str
+    in_flight: int
+    issued: int
+    completed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """The demand for one route, as controllers get it.
+
+    `last_zero_ms` is when nothing was under way or held any more; 0 while that was never so.
+    """
+
+    key: str
+    requests_per_second: float
+    in_flight: int
+    waiting: int
+    completed_total: int
+    last_zero_ms: int
+
+    @property
+    def is_zero(self) -> bool:
+        """Tell whether nobody asks now."""
+        return not (self.in_flight or self.waiting or self.requests_per_second)
+
+
+@dataclass(slots=True)
+class _Count:
+    envoy_in_flight: dict[str, int] = field(default_factory=dict)
+    relayed: int = 0
+    waiting: int = 0
+    completed: int = 0
+    last_zero_ms: int = 0
+    begun: "deque[tuple[float, int]]" = field(default_factory=deque)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(self.envoy_in_flight.values()) + self.relayed
+
+    def rate(self, now: float) -> float:
+        while self.begun and self.begun[0][0] <= now - WINDOW_SECS:
+            self.begun.popleft()
+        return sum(number for _, number in self.begun) / WINDOW_SECS
+
+    def begin(self, now: float, number: int) -> None:
+        # One entry a second is enough for a window of a minute.
+        if self.begun and now - self.begun[-1][0] < 1.0:
+            at, before = self.begun.pop()
+            self.begun.append((at, before + number))
+        else:
+            self.begun.append((now, number))
+
+
+class DemandBook:
+    """Counts by route key. Reads of the clock come from outside."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._counts: dict[str, _Count] = {}
+
+    def report(self, node: str, loads: Iterable[ClusterLoad]) -> None:
+        """Take one report of an Envoy; a cluster that is missing has nothing under way there."""
+        seen: set[str] = set()
+        for load in loads:
+            if "/" not in load.key:
+                continue
+            seen.add(load.key)
+            with _Change(self, load.key) as count:
+                if load.issued:
+                    count.begin(self._clock(), load.issued)
+                count.completed += load.completed
+                count.envoy_in_flight[node] = load.in_flight
+                if load.issued and not count.in_flight and not count.waiting:
+                    count.last_zero_ms = self._wall_ms()
+        for key, found in self._counts.items():
+            if key not in seen and found.envoy_in_flight.get(node):
+                with _Change(self, key) as count:
+                    del count.envoy_in_flight[node]
+
+    def held(self, key: str) -> None:
+        """A request began to wait for a replica."""
+        with _Change(self, key) as count:
+            count.waiting += 1
+            count.begin(self._clock(), 1)
+
+    def gave_up(self, key: str) -> None:
+        """A request that waited got no replica."""
+        with _Change(self, key) as count:
+            count.waiting -= 1
+
+    def relay_started(self, key: str) -> None:
+        """A request that waited is sent to a replica."""
+        with _Change(self, key) as count:
+            count.waiting -= 1
+            count.relayed += 1
+
+    def relay_ended(self, key: str) -> None:
+        """A relayed request is over, well or not."""
+        with _Change(self, key) as count:
+            count.relayed -= 1
+            count.completed += 1
+
+    def relay_returned(self, key: str) -> None:
+        """A replica would not take the request, which waits again."""
+        with _Change(self, key) as count:
+            count.relayed -= 1
+            count.waiting += 1
+
+    def demands(self) -> tuple[Demand, ...]:
+        """Return the demand for every route that was ever asked for and is not forgotten."""
+        now = self._clock()
+        return tuple(
+            Demand(
+                key=key,
+                requests_per_second=count.rate(now),
+                in_flight=count.in_flight,
+                waiting=count.waiting,
+                completed_total=count.completed,
+                last_zero_ms=count.last_zero_ms,
+            )
+            for key, count in self._counts.items()
+        )
+
+    def forget(self, live: Mapping[str, object]) -> None:
+        """Drop routes that are gone and idle, so that memory follows the table."""
+        now = self._clock()
+        for key, count in list(self._counts.items()):
+            if key not in live and not (count.in_flight or count.waiting or count.rate(now)):
+                del self._counts[key]
+
+    def count_of(self, key: str) -> _Count:
+        """Return the numbers of `key`, made when first asked for."""
+        return self._counts.setdefault(key, _Count())
+
+    def now_ms(self) -> int:
+        """Return the wall clock."""
+        return self._wall_ms()
+
+
+class _Change:
+    """One change of a count; notes the moment at which it makes the route idle."""
+
+    def __init__(self, book: DemandBook, key: str) -> None:
+        self._book = book
+        self._count = book.count_of(key)
+
+    def __enter__(self) -> _Count:
+        self._before = self._count.in_flight + self._count.waiting
+        return self._count
+
+    def __exit__(self, *_: object) -> None:
+        if self._before and not self._count.in_flight + self._count.waiting:
+            self._count.last_zero_ms = self._book.now_ms()

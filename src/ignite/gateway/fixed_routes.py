@@ -1,0 +1,210 @@
+"""The routes that no app changes: the API's hosts, and the way of every other host to the activator."""
+
+import base64
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from ignite.gateway import names, replies
+from ignite.gateway.authorization import Config
+from ignite.gateway.listeners import HTTP, TRANSCODER_FILTER
+from ignite.gateway.shape import Shape
+
+FALLBACK = "fallback"
+PACKAGE = "dodil.ignite.v1"
+# Admin has a listener of its own; the JSON of models is not protobuf's and is made by the edge.
+_NOT_TRANSCODED = frozenset({f"{PACKAGE}.AdminService", f"{PACKAGE}.ModelService"})
+_IP_LITERAL = r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\])(:\d+)?"
+_INVOKE = r"/v1/ignite/app/[^/]+/[^/]+/invoke"
+
+
+def transcoded_services(descriptors: bytes) -> tuple[str, ...]:
+    """Return the services of ours that Envoy serves as JSON."""
+    found = {
+        f"{file.package}.{service.name}"
+        for file in FileDescriptorSet.FromString(descriptors).file
+        if file.package == PACKAGE
+        for service in file.service
+    }
+    return tuple(sorted(found - _NOT_TRANSCODED))
+
+
+def public_routes(shape: Shape) -> Config:
+    """Return the public route configuration; the virtual hosts of warm apps come beside it."""
+    domain = shape.base_domain.lower()
+    api_hosts = {domain, f"api.{domain}", "localhost", *(h.lower() for h in shape.api_hosts)}
+    api = _api_routes(shape)
+    return {
+        "name": names.PUBLIC,
+        "ignore_port_in_host_matching": True,
+        "virtual_hosts": [
+            {
+                "name": "api",
+                "domains": sorted(api_hosts),
+                "routes": [*api, _nothing()],
+                "request_body_buffer_limit": str(shape.max_json_body_bytes),
+            },
+            {
+                "name": "rest",
+                "domains": ["*"],
+                "routes": [*(_at_ip_literal(route) for route in api), _nothing()],
+                "request_body_buffer_limit": str(shape.max_json_body_bytes),
+            },
+        ],
+        "vhds": _vhds(),
+    }
+
+
+def internal_routes() -> Config:
+    """Return the internal route configuration; all its virtual hosts come beside it."""
+    return {
+        "name": names.INTERNAL,
+        "ignore_port_in_host_matching": True,
+        "vhds": _vhds(),
+    }
+
+
+def fallback_hosts(shape: Shape) -> dict[str, Config]:
+    """Return, by listener, the virtual host of every app that is not warm.
+
+    They are resources beside those of warm apps, because a listener waits for the first of these.
+    """
+    return {
+        names.PUBLIC: {
+            "name": FALLBACK,
+            "domains": [f"*.{shape.base_domain.lower()}"],
+            "routes": [_activator(names.PUBLIC)],
+        },
+        names.INTERNAL: {
+            "name": FALLBACK,
+            "domains": ["*"],
+            "routes": [_activator(names.INTERNAL)],
+        },
+    }
+
+
+def _vhds() -> Config:
+    return {"config_source": {"ads": {}, "resource_api_version": "V3"}}
+
+
+def _activator(listener: str) -> Config:
+    """Return the way to the activator, which keeps the time itself and is tried until it is back."""
+    return {
+        "match": {"prefix": "/"},
+        "route": {
+            "cluster": names.ACTIVATOR,
+            "timeout": "0s",
+            "idle_timeout": "0s",
+            "retry_policy": {
+                "retry_on": "connect-failure",
+                "num_retries": 8,
+                "retry_back_off": {"base_interval": "0.05s", "max_interval": "1s"},
+            },
+        },
+        "request_headers_to_add": [
+            overwrite(names.VIA, listener),
+            execution_id(keep=listener == names.INTERNAL),
+        ],
+        "request_headers_to_remove": ["x-envoy-external-address"],
+    }
+
+
+def overwrite(name: str, value: str) -> Config:
+    """Return a header set whatever was there."""
+    return {
+        "header": {"key": name, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+
+
+def execution_id(*, keep: bool) -> Config:
+    """Return the header that names the execution; only our own roles may bring one."""
+    action = "ADD_IF_ABSENT" if keep else "OVERWRITE_IF_EXISTS_OR_ADD"
+    return {
+        "header": {"key": names.EXECUTION_ID, "value": "exec_%UNIQUE_ID%"},
+        "append_action": action,
+    }
+
+
+def _api_routes(shape: Shape) -> list[Config]:
+    edge_paths = [
+        {"prefix": "/realms/"},
+        {"prefix": "/.well-known/"},
+        {"path": "/healthz"},
+        {"safe_regex": {"regex": _INVOKE}},
+    ]
+    return [
+        {"match": {"prefix": "/", "grpc": {}}, "route": _to(names.API)},
+        *({"match": match, **_edge()} for match in edge_paths),
+        {
+            "match": {"prefix": "/v1/ignite/"},
+            "route": _to(names.API),
+            "typed_per_filter_config": {TRANSCODER_FILTER: _transcoder(shape)},
+        },
+        {"match": {"prefix": "/v1/"}, **_edge()},
+        {"match": {"path_separated_prefix": "/mcp"}, **_edge()},
+    ]
+
+
+def _to(cluster: str) -> Config:
+    """Return a route without a clock: the services keep their callers' deadlines themselves."""
+    return {
+        "cluster": cluster,
+        "timeout": "0s",
+        "idle_timeout": "0s",
+        "max_stream_duration": {"max_stream_duration": "0s"},
+        "retry_policy": {
+            "retry_on": "connect-failure,reset-before-request",
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"},
+        },
+    }
+
+
+def _edge() -> Config:
+    return {
+        "route": _to(names.EDGE),
+        # The edge sends trailers only to who says it can take them; Envoy can.
+        "request_headers_to_add": [overwrite("te", "trailers")],
+    }
+
+
+def _transcoder(shape: Shape) -> Config:
+    return {
+        "@type": f"{HTTP}grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        "proto_descriptor_bin": base64.b64encode(shape.descriptors).decode(),
+        "services": list(shape.services),
+        "match_incoming_request_route": True,
+        "print_options": {
+            "always_print_primitive_fields": False,
+            "always_print_enums_as_ints": False,
+            "preserve_proto_field_names": False,
+            "stream_newline_delimited": True,
+        },
+        "convert_grpc_status": True,
+        # As with fields of bodies: what a newer client sends is not an error.
+        "ignore_unknown_query_parameters": True,
+        "request_validation_options": {"reject_unknown_method": True},
+        "url_unescape_spec": "ALL_CHARACTERS_EXCEPT_RESERVED",
+        "query_param_unescape_plus": True,
+        "max_request_body_size": shape.max_json_body_bytes,
+        "max_response_body_size": shape.max_json_body_bytes,
+    }
+
+
+def _nothing() -> Config:
+    kind = next(kind for kind in replies.LOCAL if kind.status == 404)
+    body = replies.error_body(code=kind.code, message=kind.message, reason=kind.reason)
+    return {
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 404, "body": {"inline_string": body.decode()}},
+        "response_headers_to_add": [overwrite("content-type", "application/json")],
+    }
+
+
+def _at_ip_literal(route: Config) -> Config:
+    """Return `route` for requests that name this machine by address."""
+    by_address = {
+        "name": ":authority",
+        "string_match": {"safe_regex": {"regex": _IP_LITERAL}},
+    }
+    return {**route, "match": {**route["match"], "headers": [by_address]}}

@@ -1,0 +1,225 @@
+"""The two doors of Envoy: the public HTTP listener and the internal one on a unix socket.
+
+They share the filters and differ in trust. The public one throws away every header that could pass
+for ours before anything looks at the request; the internal one is reachable for our own roles alone.
+"""
+
+import ipaddress
+import json
+from typing import Any
+
+from ignite.gateway import authorization, names, replies
+from ignite.gateway.authorization import Config
+from ignite.gateway.shape import Shape
+
+HTTP = "type.googleapis.com/envoy.extensions.filters.http."
+HCM = (
+    "type.googleapis.com/envoy.extensions.filters.network."
+    "http_connection_manager.v3.HttpConnectionManager"
+)
+EARLY = (
+    "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3."
+    "HeaderMutation"
+)
+CORS_FILTER = "envoy.filters.http.cors"
+TRANSCODER_FILTER = "envoy.filters.http.grpc_json_transcoder"
+
+# Both spellings: servers that make variables of headers cannot tell `_` from `-`.
+_OURS = r"(?i)x[-_](ignite[-_].*|organization[-_]name|envoy[-_].*)"
+_VIA = r"(?i)x[-_]ignite[-_](via|error|overflow)"
+
+
+def public_listener(shape: Shape) -> Config:
+    """Return the listener of everyone."""
+    chain: Config = {"filters": [_http(_public_manager(shape))]}
+    if shape.has_tls:
+        chain["transport_socket"] = _tls(shape)
+    address = {"address": _ip(shape.listen_host), "port_value": shape.listen_port}
+    return {
+        "name": names.PUBLIC,
+        "address": {"socket_address": address},
+        "filter_chains": [chain],
+        "per_connection_buffer_limit_bytes": 256 * 1024,
+        **({"listener_filters": [_tls_inspector()]} if shape.has_tls else {}),
+    }
+
+
+def internal_listener(shape: Shape) -> Config:
+    """Return the listener of our own roles, a socket that only its owner may open."""
+    manager = {
+        **_manager(names.INTERNAL, shape),
+        "codec_type": "AUTO",
+        "http_filters": [_router()],
+        "early_header_mutation_extensions": [_removal(_VIA)],
+        "skip_xff_append": True,
+        "use_remote_address": False,
+    }
+    return {
+        "name": names.INTERNAL,
+        "address": {"pipe": {"path": str(shape.internal_socket), "mode": 0o600}},
+        "filter_chains": [{"filters": [_http(manager)]}],
+        "per_connection_buffer_limit_bytes": 256 * 1024,
+    }
+
+
+def _public_manager(shape: Shape) -> Config:
+    filters = [
+        {"name": CORS_FILTER, "typed_config": {"@type": f"{HTTP}cors.v3.Cors"}},
+        authorization.jwt_filter(shape),
+        authorization.rbac_filter(),
+        {
+            "name": TRANSCODER_FILTER,
+            "disabled": True,
+            "typed_config": {
+                "@type": f"{HTTP}grpc_json_transcoder.v3.GrpcJsonTranscoder",
+                "services": [],
+                "proto_descriptor_bin": "",
+            },
+        },
+        _router(),
+    ]
+    return {
+        **_manager(names.PUBLIC, shape),
+        "codec_type": "AUTO",
+        "http_filters": filters,
+        "early_header_mutation_extensions": [_removal(_OURS)],
+        "use_remote_address": True,
+        # Nobody is "internal" by address: such callers could steer timeouts and retries by header.
+        "internal_address_config": {
+            "unix_sockets": False,
+            "cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}],
+        },
+    }
+
+
+def _manager(name: str, shape: Shape) -> Config:
+    return {
+        "@type": HCM,
+        "stat_prefix": name,
+        "rds": {"route_config_name": name, "config_source": _ads()},
+        "generate_request_id": False,
+        "server_header_transformation": "PASS_THROUGH",
+        "max_request_headers_kb": shape.max_request_headers_kb,
+        "common_http_protocol_options": {
+            "idle_timeout": "3600s",
+            "max_headers_count": 200,
+            "headers_with_underscores_action": "ALLOW",
+        },
+        "http_protocol_options": {"enable_trailers": True, "accept_http_10": True},
+        "http2_protocol_options": {"max_concurrent_streams": 1000, "allow_connect": True},
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        # Routes say how long their streams may stand still; the default of 5 minutes is for none.
+        "stream_idle_timeout": "0s",
+        "request_headers_timeout": "30s",
+        "delayed_close_timeout": "1s",
+        # An app gets the path as it was sent.
+        "normalize_path": False,
+        "merge_slashes": False,
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+        "local_reply_config": _local_replies(),
+    }
+
+
+def _http(manager: Config) -> Config:
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+
+
+def _ads() -> Config:
+    return {"ads": {}, "resource_api_version": "V3"}
+
+
+def _router() -> Config:
+    return {
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": f"{HTTP}router.v3.Router", "suppress_envoy_headers": True},
+    }
+
+
+def _removal(regex: str) -> Config:
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": EARLY,
+            "mutations": [{"remove_on_match": {"key_matcher": {"safe_regex": {"regex": regex}}}}],
+        },
+    }
+
+
+def _local_replies() -> Config:
+    """Return our error body for Envoy's own errors; gRPC callers keep a status and a plain text."""
+    mappers: list[Config] = []
+    for kind in replies.LOCAL:
+        is_status = {
+            "status_code_filter": {
+                "comparison": {
+                    "op": "EQ",
+                    "value": {"default_value": kind.status, "runtime_key": f"ignite.{kind.status}"},
+                }
+            }
+        }
+        is_grpc = {
+            "header_filter": {
+                "header": {
+                    "name": "content-type",
+                    "string_match": {"prefix": "application/grpc"},
+                }
+            }
+        }
+        mark = {
+            "header": {"key": names.ERROR, "value": kind.reason},
+            "append_action": "ADD_IF_ABSENT",
+        }
+        mappers.append(
+            {
+                "filter": {"and_filter": {"filters": [is_status, is_grpc]}},
+                "body_format_override": {"text_format_source": {"inline_string": kind.message}},
+                "headers_to_add": [mark],
+            }
+        )
+        mappers.append(
+            {
+                "filter": is_status,
+                "body_format_override": _json_body(kind),
+                "headers_to_add": [mark],
+            }
+        )
+    return {"mappers": mappers}
+
+
+def _json_body(kind: replies.Kind) -> Config:
+    text = replies.error_body(code=kind.code, message=kind.message, reason=kind.reason)
+    return {"json_format": json.loads(text), "content_type": "application/json"}
+
+
+def _ip(host: str) -> str:
+    host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    return str(ipaddress.ip_address(host))
+
+
+def _tls(shape: Shape) -> dict[str, Any]:
+    pair = {
+        "certificate_chain": {"filename": str(shape.tls_cert_file)},
+        "private_key": {"filename": str(shape.tls_key_file)},
+    }
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
+            "DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_certificates": [pair],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            },
+        },
+    }
+
+
+def _tls_inspector() -> Config:
+    return {
+        "name": "envoy.filters.listener.tls_inspector",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3."
+            "TlsInspector"
+        },
+    }

@@ -1,0 +1,63 @@
+"""Names that Envoy's configuration and our own servers have to agree on."""
+
+from ignite.domain.apps import AppRef
+from ignite.domain.identity import OrganizationName
+from ignite.gateway.table import Target
+
+PUBLIC = "public"
+"""The listener of everyone, and its route configuration."""
+
+INTERNAL = "internal"
+"""The listener of our own roles, and its route configuration."""
+
+ACTIVATOR = "ignite_activator"
+API = "ignite_api"
+EDGE = "ignite_edge"
+XDS = "ignite_xds"
+EXTERNAL_ISSUER = "ignite_external_issuer"
+"""Static clusters. App clusters are named by route keys, which hold a slash."""
+
+HEADER_PREFIX = "x-ignite-"
+EXECUTION_ID = "x-ignite-execution-id"
+FUNCTION_ID = "x-ignite-function-id"
+ORGANIZATION_ID = "x-ignite-organization-id"
+
+VIA = "x-ignite-via"
+"""Set by Envoy on the way to the activator: which listener took the request. Clients cannot send it:
+the public listener removes every header of the prefix before it does anything else."""
+
+OVERFLOW = "x-ignite-overflow"
+"""A full replica's 503 carries it: the handler was not called, another replica may be tried."""
+
+ERROR = "x-ignite-error"
+"""The reason word of an answer that the gateway made itself; removed from what replicas answer."""
+
+COLD_START = "x-ignite-cold-start"
+WAIT_MS = "x-ignite-cold-start-wait-ms"
+
+GATEWAY_ONLY = (ERROR, OVERFLOW, COLD_START, WAIT_MS, FUNCTION_ID, ORGANIZATION_ID)
+"""Response headers that no replica can send on."""
+
+
+def target_host(target: Target) -> str:
+    """Return the authority that selects `target` on the internal listener."""
+    version = "active" if target.version is None else f"v{target.version}"
+    return f"{version}.{target.app.organization}.{target.app.name}"
+
+
+def target_of_host(host: str) -> Target | None:
+    """Return what `host` selects on the internal listener; None where it is no such name.
+
+    Organisations hold no dot, names of apps may.
+    """
+    version, _, rest = host.lower().partition(".")
+    organization, _, name = rest.partition(".")
+    if not (organization and name):
+        return None
+    app = AppRef(organization=OrganizationName(organization), name=name)
+    if version == "active":
+        return Target(app=app)
+    number = version.removeprefix("v")
+    if version == number or not (number.isascii() and number.isdigit()):
+        return None
+    return Target(app=app, version=int(number))

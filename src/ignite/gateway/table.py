@@ -1,0 +1,186 @@
+"""The route table: immutable, swapped whole, kept on disk.
+
+A request reads one table from start to end, so it never sees half a change. The last table is
+written to disk: a gateway that starts while controllers are down serves what it knew.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from ignite.domain.apps import AppRef
+from ignite.domain.identity import OrganizationId, OrganizationName
+from ignite.domain.routes import Route
+from ignite.domain.workloads import Endpoint, Replica, ReplicaState
+
+FILE_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteUpdate:
+    """One step of the table; removals come before upserts, a snapshot replaces everything."""
+
+    revision: int
+    is_snapshot: bool = False
+    upserts: tuple[Route, ...] = ()
+    removed_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a request asks for: an app, and its active version where `version` is None."""
+
+    app: AppRef
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """All routes at one revision. Revision 0 says that nothing was ever learned."""
+
+    revision: int = 0
+    by_key: Mapping[str, Route] = field(default_factory=dict)
+    by_hostname: Mapping[str, Route] = field(default_factory=dict)
+    by_target: Mapping[Target, Route] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, revision: int, routes: Iterable[Route]) -> Self:
+        """Index `routes`. Where two claim one name (a draft saved again), the later one has it."""
+        by_key = {route.key: route for route in routes}
+        by_hostname: dict[str, Route] = {}
+        by_target: dict[Target, Route] = {}
+        for route in by_key.values():
+            by_target[Target(app=route.app, version=route.version)] = route
+            if route.is_active:
+                by_target[Target(app=route.app)] = route
+                by_hostname.update((name.lower(), route) for name in route.hostnames)
+        return cls(revision, by_key, by_hostname, by_target)
+
+    def apply(self, update: RouteUpdate) -> "RouteTable":
+        """Return the table after `update`."""
+        kept = {} if update.is_snapshot else dict(self.by_key)
+        for key in update.removed_keys:
+            kept.pop(key, None)
+        for route in update.upserts:
+            kept.pop(route.key, None)
+            kept[route.key] = route
+        return RouteTable.of(update.revision, kept.values())
+
+    def of_host(self, host: str) -> Route | None:
+        """Return the route a Host header leads to; a port and a last dot do not count."""
+        return self.by_hostname.get(bare_host(host))
+
+    def of_target(self, target: Target) -> Route | None:
+        """Return the route of an app's version."""
+        return self.by_target.get(target)
+
+
+def bare_host(host: str) -> str:
+    """Return `host` in lower case without port and last dot."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].removesuffix(".")
+
+
+def dumps(table: RouteTable) -> str:
+    """Return the file's text."""
+    routes = [_route_json(route) for route in table.by_key.values()]
+    return json.dumps({"format": FILE_FORMAT, "revision": table.revision, "routes": routes})
+
+
+def loads(text: str) -> RouteTable:
+    """Return the table in `text`. Raises ValueError when it is not one of ours."""
+    try:
+        found = json.loads(text)
+        if found["format"] != FILE_FORMAT:
+            raise ValueError("unknown format")
+        return RouteTable.of(int(found["revision"]), map(_route, found["routes"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not a route table") from error
+
+
+def save(table: RouteTable, folder: Path) -> None:
+    """Write the table so that a crash leaves the old or the new one, never half of one."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = folder / "routes.json.new"
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(dumps(table))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(folder / "routes.json")
+
+
+def load(folder: Path) -> RouteTable:
+    """Return the last table saved, or an empty one where there is none that can be read."""
+    try:
+        return loads((folder / "routes.json").read_text())
+    except (OSError, ValueError):
+        return RouteTable()
+
+
+def _route_json(route: Route) -> dict[str, Any]:
+    return {
+        "key": route.key,
+        "organization": route.app.organization,
+        "organization_id": route.organization_id,
+        "app": route.app.name,
+        "version": route.version,
+        "is_active": route.is_active,
+        "hostnames": list(route.hostnames),
+        "allow_unauthenticated": route.allow_unauthenticated,
+        "timeout_secs": route.timeout_secs,
+        "max_concurrency": route.max_concurrency,
+        "failure_reason": route.failure_reason,
+        "failure_message": route.failure_message,
+        "replicas": [
+            {
+                "id": replica.id,
+                "unix_path": replica.endpoint.unix_path,
+                "host": replica.endpoint.host,
+                "port": replica.endpoint.port,
+            }
+            for replica in route.replicas
+        ],
+    }
+
+
+def _route(found: dict[str, Any]) -> Route:
+    return Route(
+        key=found["key"],
+        app=AppRef(organization=OrganizationName(found["organization"]), name=found["app"]),
+        organization_id=OrganizationId(found["organization_id"]),
+        version=found["version"],
+        is_active=found["is_active"],
+        hostnames=tuple(found["hostnames"]),
+        allow_unauthenticated=found["allow_unauthenticated"],
+        timeout_secs=found["timeout_secs"],
+        max_concurrency=found["max_concurrency"],
+        failure_reason=found["failure_reason"],
+        failure_message=found["failure_message"],
+        replicas=tuple(
+            ready_replica(
+                found["key"],
+                replica["id"],
+                Endpoint(
+                    unix_path=replica["unix_path"], host=replica["host"], port=replica["port"]
+                ),
+            )
+            for replica in found["replicas"]
+        ),
+    )
+
+
+def ready_replica(key: str, replica_id: str, endpoint: Endpoint) -> Replica:
+    """Return a replica as the gateway knows it: ready, and where. When it started is not told."""
+    return Replica(
+        id=replica_id,
+        workload=key,
+        state=ReplicaState.READY,
+        endpoint=endpoint,
+        started_at=datetime.fromtimestamp(0, UTC),
+    )

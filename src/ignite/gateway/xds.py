@@ -1,0 +1,320 @@
+"""From a route table to Envoy's resources; pure, so that equal routes give equal bytes.
+
+Only warm apps are here: a virtual host on each listener that leads to them and a cluster with its
+endpoints. A virtual host is a resource of its own (VHDS), so one change of an app is one resource on
+the wire. A resource's version is a hash of its bytes: after a restart of the gateway Envoy is told
+nothing that it knows already.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.cors.v3 import cors_pb2 as _cors
+from envoy.extensions.filters.http.grpc_json_transcoder.v3 import transcoder_pb2 as _transcoder
+from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as _jwt
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as _rbac
+from envoy.extensions.filters.http.router.v3 import router_pb2 as _router
+from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2 as _inspector
+from envoy.extensions.filters.network.http_connection_manager.v3 import (
+    http_connection_manager_pb2 as _manager,
+)
+from envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
+    header_mutation_pb2 as _early,
+)
+from envoy.extensions.load_balancing_policies.least_request.v3 import (
+    least_request_pb2 as _least_request,
+)
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2 as _previous_hosts
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as _tls
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as _protocol
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+
+from ignite.domain.apps import host_label
+from ignite.domain.routes import Route
+from ignite.domain.workloads import Replica
+from ignite.gateway import authorization, fixed_routes, listeners, names
+from ignite.gateway.authorization import Config
+from ignite.gateway.shape import Shape
+from ignite.gateway.table import RouteTable, Target
+
+REGISTERED = (
+    _cors, _transcoder, _jwt, _rbac, _router, _inspector, _manager, _early,
+    _least_request, _previous_hosts, _tls, _protocol,
+)  # fmt: skip
+"""Modules whose types the configurations name inside `Any`; importing them makes them known."""
+
+TYPE = "type.googleapis.com/"
+CDS = f"{TYPE}envoy.config.cluster.v3.Cluster"
+EDS = f"{TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment"
+LDS = f"{TYPE}envoy.config.listener.v3.Listener"
+RDS = f"{TYPE}envoy.config.route.v3.RouteConfiguration"
+VHDS = f"{TYPE}envoy.config.route.v3.VirtualHost"
+
+UNBOUNDED = 4_294_967_295
+RETRY_BUFFER_BYTES = 64 * 1024
+IDLE_FLOOR_SECS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource as it goes on the wire."""
+
+    name: str
+    version: str
+    body: AnyMessage = field(compare=False, repr=False)
+
+
+Resources = Mapping[str, Mapping[str, Resource]]
+"""type url → name → resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything Envoy should have at one revision of the table."""
+
+    revision: int
+    resources: Resources
+
+
+class Compiler:
+    """Turns tables into snapshots; what belongs to a route that did not change is used again."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._fixed = [
+            (LDS, _resource(Listener(), listeners.public_listener(shape))),
+            (LDS, _resource(Listener(), listeners.internal_listener(shape))),
+            (RDS, _resource(RouteConfiguration(), fixed_routes.public_routes(shape))),
+            (RDS, _resource(RouteConfiguration(), fixed_routes.internal_routes())),
+            *(
+                (VHDS, _resource(VirtualHost(), host, name=f"{listener}/{host['name']}"))
+                for listener, host in fixed_routes.fallback_hosts(shape).items()
+            ),
+        ]
+        self._known: dict[str, tuple[tuple[Route, bool], list[tuple[str, Resource]]]] = {}
+
+    def snapshot(self, table: RouteTable) -> Snapshot:
+        """Return what Envoy should have for `table`."""
+        found = list(self._fixed)
+        known: dict[str, tuple[tuple[Route, bool], list[tuple[str, Resource]]]] = {}
+        for target, route in table.by_target.items():
+            if target.version is None or not route.is_warm:
+                continue
+            has_hosts = table.of_target(Target(app=route.app)) is route
+            made_from = (route, has_hosts)
+            before = self._known.get(route.key)
+            if before is None or before[0] != made_from:
+                before = (made_from, list(_of_route(route, self._shape, has_hosts)))
+            known[route.key] = before
+            found += before[1]
+        self._known = known
+        return Snapshot(table.revision, _group(found))
+
+
+def _group(pairs: Iterable[tuple[str, Resource]]) -> dict[str, dict[str, Resource]]:
+    grouped: dict[str, dict[str, Resource]] = {}
+    for kind, resource in pairs:
+        grouped.setdefault(kind, {})[resource.name] = resource
+    return grouped
+
+
+def _resource(message: Message, config: Config, *, name: str = "") -> Resource:
+    ParseDict(config, message)
+    body = AnyMessage()
+    body.Pack(message, deterministic=True)
+    name = name or config.get("name") or config["cluster_name"]
+    return Resource(name, hashlib.sha256(body.value).hexdigest()[:16], body)
+
+
+def _of_route(route: Route, shape: Shape, has_hosts: bool) -> Iterable[tuple[str, Resource]]:
+    yield CDS, _resource(Cluster(), cluster(route, shape))
+    yield EDS, _resource(ClusterLoadAssignment(), endpoints(route))
+    if has_hosts and route.hostnames:
+        config = public_host(route, shape)
+        yield VHDS, _resource(VirtualHost(), config, name=f"{names.PUBLIC}/{config['name']}")
+    config = internal_host(route, shape, has_hosts)
+    yield VHDS, _resource(VirtualHost(), config, name=f"{names.INTERNAL}/{config['name']}")
+
+
+def cluster(route: Route, shape: Shape) -> Config:
+    """Return the cluster of a warm route. Envoy sets no bound of its own; replicas do."""
+    thresholds: Config = {
+        "max_connections": UNBOUNDED,
+        "max_pending_requests": UNBOUNDED,
+        "max_requests": UNBOUNDED,
+        "max_retries": UNBOUNDED,
+    }
+    breakers: Config = {"thresholds": [thresholds]}
+    if any(replica.endpoint.host for replica in route.replicas):
+        # An image's own server keeps no bound: one connection carries one HTTP/1.1 request.
+        bound = route.max_concurrency or shape.default_max_concurrency
+        breakers["per_host_thresholds"] = [{"max_connections": bound}]
+    return {
+        "name": route.key,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}},
+        "connect_timeout": "2s",
+        "circuit_breakers": breakers,
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "per_connection_buffer_limit_bytes": 256 * 1024,
+        "load_balancing_policy": {
+            "policies": [
+                {
+                    "typed_extension_config": {
+                        "name": "envoy.load_balancing_policies.least_request",
+                        "typed_config": {
+                            "@type": f"{TYPE}envoy.extensions.load_balancing_policies."
+                            "least_request.v3.LeastRequest",
+                            "selection_method": "FULL_SCAN",
+                        },
+                    }
+                }
+            ]
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                # Replicas never close an idle connection first, so no request meets a closing one.
+                "common_http_protocol_options": {"idle_timeout": "60s"},
+                "explicit_http_config": {"http_protocol_options": {"enable_trailers": True}},
+            }
+        },
+    }
+
+
+def endpoints(route: Route) -> Config:
+    """Return the ready replicas."""
+    return {
+        "cluster_name": route.key,
+        "endpoints": [
+            {
+                "locality": {"zone": "local"},
+                "lb_endpoints": [_endpoint(replica) for replica in route.replicas],
+                "load_balancing_weight": 1,
+            }
+        ],
+    }
+
+
+def _endpoint(replica: Replica) -> Config:
+    where = replica.endpoint
+    address: Config = (
+        {"pipe": {"path": where.unix_path}}
+        if where.unix_path
+        else {"socket_address": {"address": where.host, "port_value": where.port}}
+    )
+    return {"endpoint": {"address": address}}
+
+
+def public_host(route: Route, shape: Shape) -> Config:
+    """Return the virtual host of a warm app on the public listener."""
+    guard = authorization.route_rules(route, shape)
+    cors = {listeners.CORS_FILTER: cors_policy()} if route.allow_unauthenticated else {}
+    return {
+        **_host(route, keep_execution_id=False),
+        "name": resource_name(route),
+        "domains": sorted(name.lower() for name in route.hostnames),
+        "typed_per_filter_config": {**guard, **cors},
+    }
+
+
+def internal_host(route: Route, shape: Shape, is_active: bool) -> Config:
+    """Return the virtual host of a warm version on the internal listener."""
+    domains = [names.target_host(Target(app=route.app, version=route.version))]
+    if is_active:
+        domains.append(names.target_host(Target(app=route.app)))
+    config = _host(route, keep_execution_id=True)
+    primary = route.hostnames[0] if route.hostnames else fqdn(route, shape)
+    config["routes"][0]["route"]["host_rewrite_literal"] = primary
+    return {
+        **config,
+        "name": f"{resource_name(route)}@{route.version}",
+        "domains": domains,
+    }
+
+
+def resource_name(route: Route) -> str:
+    """Return the name of an app's virtual host; what is before its last slash would be a listener."""
+    return f"{route.app.organization}:{route.app.name}"
+
+
+def fqdn(route: Route, shape: Shape) -> str:
+    """Return the name an app would have at its primary port, also for a version that has none."""
+    return f"{host_label(route.app)}.{shape.base_domain}"
+
+
+def cors_policy() -> Config:
+    """Return what browsers of any origin may do with an app that asks for no token."""
+    return {
+        "@type": f"{TYPE}envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        "allow_origin_string_match": [{"safe_regex": {"regex": ".*"}}],
+        "allow_methods": CORS_METHODS,
+        "allow_headers": CORS_HEADERS,
+        "expose_headers": "*",
+        "max_age": CORS_MAX_AGE,
+    }
+
+
+CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+CORS_HEADERS = (
+    "authorization, content-type, accept, accept-language, cache-control, x-requested-with"
+)
+CORS_MAX_AGE = "600"
+
+
+def _host(route: Route, *, keep_execution_id: bool) -> dict[str, Any]:
+    return {
+        "routes": [
+            {
+                "match": {"prefix": "/"},
+                "route": {
+                    "cluster": route.key,
+                    "timeout": f"{route.timeout_secs}s",
+                    "idle_timeout": f"{max(route.timeout_secs, IDLE_FLOOR_SECS) + 5}s",
+                    "retry_policy": _retries(),
+                },
+            }
+        ],
+        "request_headers_to_add": [
+            fixed_routes.execution_id(keep=keep_execution_id),
+            fixed_routes.overwrite(names.FUNCTION_ID, route.app.id),
+            fixed_routes.overwrite(names.ORGANIZATION_ID, route.organization_id),
+        ],
+        "request_headers_to_remove": ["x-envoy-external-address"],
+        # Upstream answers alone: what Envoy answers itself keeps its mark.
+        "response_headers_to_remove": list(names.GATEWAY_ONLY),
+        "response_headers_to_add": [
+            fixed_routes.overwrite(names.EXECUTION_ID, f"%REQ({names.EXECUTION_ID})%")
+        ],
+        # A body that is longer than this is passed on all the same, but never sent a second time.
+        "request_body_buffer_limit": str(RETRY_BUFFER_BYTES),
+    }
+
+
+def _retries() -> Config:
+    """Return the retries that cannot run a handler twice: it was not reached, or said it is full."""
+    return {
+        "retry_on": "connect-failure,reset-before-request,retriable-headers",
+        "retriable_headers": [{"name": names.OVERFLOW, "present_match": True}],
+        "num_retries": 4,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": f"{TYPE}envoy.extensions.retry.host.previous_hosts.v3."
+                    "PreviousHostsPredicate"
+                },
+            }
+        ],
+        "host_selection_retry_max_attempts": "5",
+        "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
+    }
