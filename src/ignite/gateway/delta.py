@@ -131,7 +131,7 @@ class DeltaStream:
             changes = dict(itertools.islice(changes.items(), 1))
         kind.is_answered = True
         kind.nonce = str(next(_counter))
-        kind.batch = {name: found and found.version for name, found in changes.items()}
+        kind.batch = {name: None if r is None else r.version for name, r in changes.items()}
         if url == CDS:
             self._forget_endpoints(changes)
         yield DeltaDiscoveryResponse(

@@ -88,11 +88,6 @@ def bootstrap(layout: Layout, *, external_jwks_url: str = "") -> Config:
         "static_resources": {"clusters": clusters},
         # Apps come and go; a table of numbers for each of them would only grow.
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _stats()}}},
-        "layered_runtime": {
-            "layers": [
-                {"name": "static", "static_layer": {"re2.max_program_size.error_level": 1000}}
-            ]
-        },
     }
 
 

@@ -1,4 +1,4 @@
-"""The routes that no app changes: the API's hosts, and the way of every other host to the activator."""
+"""The routes that no app changes: the API's hosts, and every other host's way to the activator."""
 
 import base64
 
@@ -87,7 +87,7 @@ def _vhds() -> Config:
 
 
 def _activator(listener: str) -> Config:
-    """Return the way to the activator, which keeps the time itself and is tried until it is back."""
+    """Return the way to the activator, which keeps the time itself; tried until it is back."""
     return {
         "match": {"prefix": "/"},
         "route": {

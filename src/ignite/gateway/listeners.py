@@ -1,7 +1,7 @@
 """The two doors of Envoy: the public HTTP listener and the internal one on a unix socket.
 
-They share the filters and differ in trust. The public one throws away every header that could pass
-for ours before anything looks at the request; the internal one is reachable for our own roles alone.
+They differ in trust. The public one throws away every header that could pass for ours before
+anything looks at the request; the internal one can be reached by our own roles alone.
 """
 
 import ipaddress

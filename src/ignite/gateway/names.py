@@ -23,8 +23,8 @@ FUNCTION_ID = "x-ignite-function-id"
 ORGANIZATION_ID = "x-ignite-organization-id"
 
 VIA = "x-ignite-via"
-"""Set by Envoy on the way to the activator: which listener took the request. Clients cannot send it:
-the public listener removes every header of the prefix before it does anything else."""
+"""Set by Envoy on the way to the activator: which listener took the request. Clients cannot send
+it: the public listener removes every header of the prefix before it does anything else."""
 
 OVERFLOW = "x-ignite-overflow"
 """A full replica's 503 carries it: the handler was not called, another replica may be tried."""

@@ -1,4 +1,4 @@
-"""What of the settings shapes Envoy's configuration, as one value, so that building it stays pure."""
+"""What of the settings shapes Envoy's configuration, as one value: building it stays pure."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

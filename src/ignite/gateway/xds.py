@@ -1,9 +1,9 @@
 """From a route table to Envoy's resources; pure, so that equal routes give equal bytes.
 
 Only warm apps are here: a virtual host on each listener that leads to them and a cluster with its
-endpoints. A virtual host is a resource of its own (VHDS), so one change of an app is one resource on
-the wire. A resource's version is a hash of its bytes: after a restart of the gateway Envoy is told
-nothing that it knows already.
+endpoints. A virtual host is a resource of its own (VHDS), so one change of an app is one resource
+on the wire. A resource's version is a hash of its bytes: after a restart of the gateway Envoy is
+told nothing that it knows already.
 """
 
 import hashlib
@@ -243,7 +243,7 @@ def internal_host(route: Route, shape: Shape, is_active: bool) -> Config:
 
 
 def resource_name(route: Route) -> str:
-    """Return the name of an app's virtual host; what is before its last slash would be a listener."""
+    """Return the name of an app's virtual host; before a slash Envoy would read a listener."""
     return f"{route.app.organization}:{route.app.name}"
 
 
@@ -301,7 +301,7 @@ def _host(route: Route, *, keep_execution_id: bool) -> dict[str, Any]:
 
 
 def _retries() -> Config:
-    """Return the retries that cannot run a handler twice: it was not reached, or said it is full."""
+    """Return the retries that run no handler twice: it was not reached, or said it is full."""
     return {
         "retry_on": "connect-failure,reset-before-request,retriable-headers",
         "retriable_headers": [{"name": names.OVERFLOW, "present_match": True}],
