@@ -76,6 +76,11 @@ class Layout:
         """Unpacked, ready to mount, one folder an artifact digest."""
         return self.data / "artifacts"
 
+    def artifact(self, organization: str, digest: str) -> Path:
+        """Return the folder of one artifact; organisations share none."""
+        tag = hashlib.sha256(organization.encode()).hexdigest()[:16]
+        return self.artifacts / tag / digest
+
     @property
     def builds(self) -> Path:
         """Work folders of compiles under way, and caches keyed by organisation."""

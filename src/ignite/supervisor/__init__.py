@@ -1,0 +1,1 @@
+"""`ignite serve`: the process tree of one machine, and what must hold before it starts."""
