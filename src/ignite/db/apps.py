@@ -48,9 +48,7 @@ class AppStore:
                     f"organization {ref.organization!r} does not exist here",
                     reason="OrganizationNotFound",
                 ) from error
-            raise AlreadyExists(
-                f"app {ref.id!r} exists", reason="AppExists", details={"app": ref.id}
-            ) from error
+            raise app_exists(ref) from error
 
     async def claim_labels(self, app: App, labels: Sequence[tuple[str, int]]) -> None:
         """Make `labels` (label, port) the app's host names, dropping its others.
@@ -244,6 +242,11 @@ class AppStore:
             statement = statement.values(generation=_apps.c.generation + 1)
         row = (await self._connection.execute(statement.returning(_apps))).mappings().one()
         return values.app_of(row)
+
+
+def app_exists(ref: AppRef) -> AlreadyExists:
+    """Return the refusal of a name that is taken."""
+    return AlreadyExists(f"app {ref.id!r} exists", reason="AppExists", details={"app": ref.id})
 
 
 def sqlstate_of(error: DBAPIError) -> str:

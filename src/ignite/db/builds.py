@@ -39,11 +39,15 @@ class BuildStore:
         )
         return values.build_of(row.mappings().one())
 
-    async def get(self, app_id: int, build_id: str) -> Build | None:
-        """Return one build of the app, or None."""
-        row = await self._connection.execute(
-            select(_builds).where(_builds.c.app_id == app_id, _builds.c.id == build_id)
-        )
+    async def get(self, app_id: int, build_id: str, *, lock: bool = False) -> Build | None:
+        """Return one build of the app, or None. `lock` holds its state until the commit.
+
+        Locks are taken in one order by all: the app, the build, its versions.
+        """
+        query = select(_builds).where(_builds.c.app_id == app_id, _builds.c.id == build_id)
+        if lock:
+            query = query.with_for_update(key_share=True)
+        row = await self._connection.execute(query)
         found = row.mappings().one_or_none()
         return values.build_of(found) if found else None
 
@@ -146,7 +150,11 @@ class BuildStore:
         error: str = "",
         reason: str = "",
     ) -> bool:
-        """Move a leased build to its end; False when the lease was lost meanwhile."""
+        """Move a leased build to its end; False when the lease was lost meanwhile.
+
+        Give its versions the result in the same transaction, after this: a publish that ties one
+        more version to the build waits for that, or is waited for here.
+        """
         sources = [state.value for state, targets in MOVES.items() if to in targets]
         row = await self._connection.execute(
             update(_builds)

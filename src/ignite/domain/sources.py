@@ -4,10 +4,11 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ignite.domain.app_checks import AppBounds, check_variables
+from ignite.domain.archives import Listing
 from ignite.domain.errors import InvalidArgument, Unimplemented
 from ignite.domain.identity import OrganizationId
 from ignite.domain.runtimes import Language, Runtime
@@ -67,10 +68,11 @@ def check_runtime(runtime: Runtime, field: str) -> None:
             raise InvalidArgument("must be at most 64 characters without NUL", field=field)
 
 
-def check_entry(language: Language, root_files: Collection[str]) -> None:
-    """Refuse an archive without the file its runtime starts from."""
+def check_entry(language: Language, listing: Listing) -> None:
+    """Refuse an archive without the file its runtime starts from, in one top folder or none."""
     wanted = ENTRY_FILES[language]
-    if not any(name in root_files for name in wanted):
+    prefix = listing.prefix(wanted)
+    if not any(prefix + name in listing.files for name in wanted):
         raise InvalidArgument(
             f"the archive has no {' or '.join(wanted)} at its root, which runtime {language} "
             "starts from",

@@ -1,0 +1,1 @@
+"""ComputeService: apps, their code and versions, and calls of them."""
