@@ -96,7 +96,8 @@ class Invocations:
         """Yield Head, Chunks and a Trailer as they come.
 
         When the replica breaks off, Unavailable is raised after the chunks that were whole. Closing
-        the generator disconnects the replica; not asking for the next frame holds it back.
+        the generator disconnects the replica (hold it in `aclosing`: an abandoned one is closed
+        late); not asking for the next frame holds the replica back.
         """
         began = self._monotonic()
         async with self.invoke(
