@@ -102,6 +102,11 @@ class Layout:
         return self.run / "pg"
 
     @property
+    def openbao_socket(self) -> Path:
+        """The embedded OpenBao's HTTP API (0600)."""
+        return self.run / "bao.sock"
+
+    @property
     def controllers_socket(self) -> Path:
         """ignite.internal.v1 RouteService, served by controllers (0600)."""
         return self.run / "controllers.sock"

@@ -101,11 +101,18 @@ class VaultSettings(Group):
 
     address: str = Field(
         default="",
-        description="External Vault or OpenBao; empty: an embedded OpenBao.",
+        description="External Vault or OpenBao, https://… or unix:///path; empty: an embedded "
+        "OpenBao.",
         json_schema_extra=_env("IGNITE_VAULT_ADDR"),
     )
     role_id: str = Field(default="", description="AppRole of an external store.")
     secret_id: SecretStr = Field(default=SecretStr(""), description="Its secret.")
+    token: SecretStr = Field(
+        default=SecretStr(""), description="A token of an external store, instead of an AppRole."
+    )
+    ca_file: Path | None = Field(
+        default=None, description="PEM of the CA to believe; none: the system's."
+    )
     mount: str = Field(default="secret", description="KV v2 mount.")
     timeout_secs: Seconds = Field(default=5, description="Bound on one call.")
 

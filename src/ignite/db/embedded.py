@@ -20,7 +20,7 @@ from urllib.parse import quote
 import asyncpg
 
 from ignite.children import ChildSpec, run_once
-from ignite.db.leftovers import kill_processes_in
+from ignite.children.leftovers import kill_processes_in
 from ignite.layout import Layout
 from ignite.privileges import Owner, make_folder, sync_folder, write_private
 from ignite.settings import LogSettings
