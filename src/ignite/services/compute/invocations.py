@@ -5,7 +5,7 @@ keep, since only the gateway knows it without a database; the bound here is the 
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -92,7 +92,7 @@ class Invocations:
         *,
         version: int | None = None,
         deadline_secs: float | None = None,
-    ) -> AsyncIterator[Frame]:
+    ) -> AsyncGenerator[Frame, None]:
         """Yield Head, Chunks and a Trailer as they come.
 
         When the replica breaks off, Unavailable is raised after the chunks that were whole. Closing

@@ -2,7 +2,7 @@
 
 Methods that this class does not have are answered UNIMPLEMENTED by the server.
 """
-# ruff: noqa: N802 - methods have the contract's names
+# ruff: noqa: N802, ARG002 - methods have the contract's names and arguments
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from ignite.domain.addresses import PublicAddress
+from ignite.domain.apps import DRAFT
 from ignite.domain.identity import Organization
 from ignite.rpc.auth import principal_of
 from ignite.rpc.pagination import decode_cursor, page_limit, page_of
@@ -21,9 +22,12 @@ from ignite.services.compute.convert import apps as convert_apps
 from ignite.services.compute.convert import builds as convert_builds
 from ignite.services.compute.convert import code as convert_code
 from ignite.services.compute.convert import configs as convert_configs
+from ignite.services.compute.convert import invocations as convert_invocations
 from ignite.services.compute.convert import versions as convert_versions
 from ignite.services.compute.convert.common import app_ref
 from ignite.services.compute.drafts import Drafts
+from ignite.services.compute.invocations import Invocations
+from ignite.services.compute.trials import Trials
 from ignite.services.compute.versions import Versions
 from ignite.settings import LimitSettings
 from ignite.v1 import ignite_compute_pb2 as pb
@@ -43,6 +47,8 @@ class ComputeUseCases:
     drafts: Drafts
     versions: Versions
     build_logs: BuildLogs
+    trials: Trials
+    invocations: Invocations
 
 
 class ComputeServicer(pb_grpc.ComputeServiceServicer):
@@ -60,6 +66,8 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
         self._drafts = use_cases.drafts
         self._versions = use_cases.versions
         self._build_logs = use_cases.build_logs
+        self._trials = use_cases.trials
+        self._invocations = use_cases.invocations
         self._limits = limits
         self._address = address
         self._server_version = server_version
@@ -129,6 +137,20 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
         build = await self._drafts.compile(app_ref(_organization(context), request.app_name))
         return convert_versions.compiling(build)
 
+    async def TestDraft(
+        self, request: pb.TestDraftRequest, context: Context
+    ) -> pb.TestDraftResponse:
+        principal = principal_of(context)
+        trial = await self._trials.run(
+            principal,
+            app_ref(principal.organization, request.app_name),
+            DRAFT,
+            convert_invocations.http_call(request.http),
+            request.payload,
+            deadline_secs=context.time_remaining(),
+        )
+        return convert_invocations.draft_test(trial)
+
     async def PublishDraft(
         self, request: pb.PublishDraftRequest, context: Context
     ) -> pb.PublishDraftResponse:
@@ -152,6 +174,20 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
         ref = app_ref(_organization(context), request.app_name)
         app, version = await self._versions.get(ref, request.version)
         return pb.GetAppVersionResponse(app=convert_apps.version_meta(app, version, self._address))
+
+    async def TestAppVersion(
+        self, request: pb.TestAppVersionRequest, context: Context
+    ) -> pb.TestAppVersionResponse:
+        principal = principal_of(context)
+        trial = await self._trials.run(
+            principal,
+            app_ref(principal.organization, request.app_name),
+            request.version,
+            convert_invocations.http_call(request.http),
+            request.payload,
+            deadline_secs=context.time_remaining(),
+        )
+        return convert_invocations.version_test(trial)
 
     async def RollbackApp(
         self, request: pb.RollbackAppRequest, context: Context
@@ -181,10 +217,25 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
             async for item in items:
                 yield convert_builds.compile_frame(item)
 
+    async def Invoke(
+        self, request: pb.InvokeRequest, context: Context
+    ) -> AsyncIterator[pb.InvokeResponse]:
+        principal = principal_of(context)
+        frames = self._invocations.frames(
+            principal,
+            convert_invocations.invoked_app(principal.organization, request),
+            convert_invocations.http_call(request.http),
+            request.body,
+            deadline_secs=context.time_remaining(),
+        )
+        async with aclosing(frames) as items:
+            async for item in items:
+                yield convert_invocations.frame(item)
+
     async def HealthCheck(
         self,
         request: pb.HealthCheckRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> pb.HealthCheckResponse:
         return pb.HealthCheckResponse(status="ok", version=self._server_version)
 

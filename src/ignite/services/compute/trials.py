@@ -1,0 +1,229 @@
+"""Trials: one call of a draft or of a chosen version. Nothing of it is stored.
+
+A draft that is not compiled yet is compiled first, in the same time the caller gives. Whatever the
+code does wrong is the outcome of the Execution, never an error of the call.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from ignite.db.database import Database
+from ignite.domain.apps import DRAFT, App, AppRef
+from ignite.domain.builds import Build, BuildState
+from ignite.domain.errors import (
+    IgniteError,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+)
+from ignite.domain.executions import (
+    Execution,
+    Outcome,
+    cold_start_ms_of,
+    failed,
+    failed_compile,
+    outcome_of_answer,
+    outcome_of_failure,
+    timed_out,
+)
+from ignite.domain.identity import Principal
+from ignite.domain.invocations import Headers, HttpCall, end_to_end
+from ignite.domain.versions import Version, VersionStatus
+from ignite.ports.dispatch import Reply
+from ignite.services.compute.build_logs import BuildLogs
+from ignite.services.compute.drafts import draft_of, running_build, start_build
+from ignite.services.compute.invocations import Invocations
+from ignite.services.compute.versions import version_of
+from ignite.settings import GatewaySettings, LimitSettings
+
+_COMPILES = 3
+_MARGIN_SECS = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A run and the app's own answer; status 0 when there was none."""
+
+    execution: Execution
+    status: int
+    headers: Headers
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answer:
+    """What has come of an answer so far."""
+
+    execution_id: str
+    status: int = 0
+    headers: Headers = ()
+    body: bytearray = field(default_factory=bytearray)
+
+
+class _NotCompiled(Exception):
+    """The code cannot run; `outcome` says why."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+
+class Trials:
+    """The use cases of TestDraft and TestAppVersion."""
+
+    def __init__(
+        self,
+        database: Database,
+        build_logs: BuildLogs,
+        invocations: Invocations,
+        limits: LimitSettings,
+        gateway: GatewaySettings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._build_logs = build_logs
+        self._invocations = invocations
+        self._payload_bytes = limits.payload_bytes
+        self._most_secs = gateway.cold_start_budget_secs + limits.timeout_secs
+        self._now = now
+        self._monotonic = monotonic
+
+    async def run(
+        self,
+        principal: Principal,
+        ref: AppRef,
+        number: int,
+        http: HttpCall,
+        payload: bytes,
+        *,
+        deadline_secs: float | None,
+    ) -> Trial:
+        """Call version `number`, 0 being the draft, once; raises NoDraft or VersionNotFound."""
+        if len(payload) > self._payload_bytes:
+            raise InvalidArgument(
+                f"must be at most {self._payload_bytes} bytes, has {len(payload)}", field="payload"
+            )
+        seconds = self._seconds(deadline_secs)
+        call = self._invocations.check(
+            principal, ref, http, payload, version=number, deadline_secs=seconds
+        )
+        async with self._database.transaction() as tx:
+            app = await tx.apps.get(ref)
+            await (draft_of(tx, app) if number == DRAFT else version_of(tx, app, number))
+        answer = _Answer(execution_id=call.execution_id)
+        started_at, began = self._now(), self._monotonic()
+        compiled = began
+        try:
+            async with asyncio.timeout(seconds):
+                await self._compile(principal, ref, number)
+                compiled = self._monotonic()
+                left = seconds - (compiled - began)
+                outcome = await self._call(principal, ref, number, http, payload, left, answer)
+        except TimeoutError:
+            outcome = timed_out(f"took longer than {seconds:.1f} s")
+        except _NotCompiled as error:
+            compiled = self._monotonic()
+            outcome = error.outcome
+        cold_start_ms = cold_start_ms_of(answer.headers)
+        took_ms = round((self._monotonic() - compiled) * 1000)
+        execution = Execution(
+            id=answer.execution_id,
+            app=ref,
+            version=number,
+            tier=_tier_in_words(app),
+            outcome=outcome,
+            execution_ms=max(0, took_ms - cold_start_ms),
+            cold_start_ms=cold_start_ms,
+            started_at=started_at,
+            completed_at=self._now(),
+        )
+        return Trial(execution=execution, status=answer.status, headers=end_to_end(answer.headers))
+
+    def _seconds(self, deadline_secs: float | None) -> float:
+        """Return how long the trial may take: a little less than its caller waits for it."""
+        if deadline_secs is None:
+            return self._most_secs
+        margin = min(_MARGIN_SECS, deadline_secs / 10)
+        return min(self._most_secs, deadline_secs - margin)
+
+    async def _compile(self, principal: Principal, ref: AppRef, number: int) -> None:
+        """Return once the version has an artifact; raises _NotCompiled when it cannot get one."""
+        for _ in range(_COMPILES):
+            build = await self._build_of(ref, number)
+            if build is None:
+                return
+            ended = await self._build_logs.until_ended(principal.organization, build.deploy_id)
+            if ended.state is not BuildState.SUCCEEDED:
+                raise _NotCompiled(_outcome_of_build(ended))
+        raise Unavailable("the draft was saved again and again meanwhile", reason="DraftChanged")
+
+    async def _build_of(self, ref: AppRef, number: int) -> Build | None:
+        """Return the build to wait for, None when the version has its artifact."""
+        async with self._database.transaction() as tx:
+            app = await tx.apps.get(ref, lock=number == DRAFT)
+            version = await version_of(tx, app, number)
+            if version.artifact:
+                return None
+            build = await running_build(tx, version)
+            version = await version_of(tx, app, number)
+            if version.artifact or build is not None:
+                return build
+            if number == DRAFT:
+                return await start_build(tx, app, version)
+            raise _NotCompiled(_outcome_of_version(version))
+
+    async def _call(
+        self,
+        principal: Principal,
+        ref: AppRef,
+        number: int,
+        http: HttpCall,
+        payload: bytes,
+        seconds: float,
+        answer: _Answer,
+    ) -> Outcome:
+        try:
+            async with self._invocations.invoke(
+                principal, ref, http, payload, version=number, deadline_secs=seconds
+            ) as running:
+                answer.execution_id = running.execution_id
+                answer.status = running.reply.status
+                answer.headers = running.reply.headers
+                if not await self._read(running.reply, answer):
+                    return failed(
+                        f"the answer has more than {self._payload_bytes} bytes", "ResultTooLarge"
+                    )
+        except (InvalidArgument, PermissionDenied):
+            raise
+        except IgniteError as error:
+            return outcome_of_failure(error)
+        return outcome_of_answer(answer.status, answer.headers, bytes(answer.body))
+
+    async def _read(self, reply: Reply, answer: _Answer) -> bool:
+        """Read the body to its end; False when it is over the bound."""
+        async for chunk in reply.body():
+            answer.body += chunk
+            if len(answer.body) > self._payload_bytes:
+                return False
+        return True
+
+
+def _outcome_of_build(build: Build) -> Outcome:
+    if build.state is BuildState.CANCELLED:
+        return failed("the compile was cancelled", "Cancelled")
+    return failed_compile(build.error, build.error_reason)
+
+
+def _outcome_of_version(version: Version) -> Outcome:
+    if version.status is VersionStatus.FAILED and version.error_reason != "Superseded":
+        return failed_compile(version.error, version.error_reason)
+    return failed(version.error or "the version was never compiled", "NotCompiled")
+
+
+def _tier_in_words(app: App) -> str:
+    name = app.config.tier.name
+    return "XLarge" if name == "XLARGE" else name.capitalize()
