@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""The Python HTTP edge behind Envoy: what has no form in the JSON transcoder."""
