@@ -107,7 +107,8 @@ def _namespaces(spec: SandboxSpec, tools: Tools) -> list[str]:
 
 
 def _system(root: Path) -> list[str]:
-    """Return /usr, and the folders beside it as the machine has them: links, or real on older ones."""
+    """Return /usr, and the folders beside it as the machine has them: links, or real on older
+    ones."""
     made = ["--ro-bind", str(root / "usr"), "/usr"]
     for name in _SYSTEM_FOLDERS:
         path = root / name

@@ -122,9 +122,7 @@ class ControlGroup:
     """The group of one sandbox. A limit whose controller is missing is silently not set; whether
     that may be is decided before, by the report."""
 
-    def __init__(
-        self, name: str, folders: Mapping[str, Path], versions: Mapping[str, int]
-    ) -> None:
+    def __init__(self, name: str, folders: Mapping[str, Path], versions: Mapping[str, int]) -> None:
         self.name = name
         self._folders = folders
         self._versions = versions
@@ -183,7 +181,8 @@ class ControlGroup:
         return tuple(found)
 
     def kill(self) -> None:
-        """Kill everything in the group, also what forks meanwhile. Blocks for two seconds at most."""
+        """Kill everything in the group, also what forks meanwhile. Blocks for two seconds at
+        most."""
         deadline = time.monotonic() + 2
         while (pids := self.processes()) and time.monotonic() < deadline:
             for folder in self.folders:

@@ -46,9 +46,7 @@ def write_etc(folder: Path, *, has_network: bool, system: Path = Path("/")) -> P
 
 def write_passwd(path: Path, uid: int, *, home: str) -> Path:
     """Write the passwd file of the one user `uid`."""
-    path.write_text(
-        f"root:x:0:0:root:/:/usr/sbin/nologin\napp:x:{uid}:{uid}:app:{home}:/bin/sh\n"
-    )
+    path.write_text(f"root:x:0:0:root:/:/usr/sbin/nologin\napp:x:{uid}:{uid}:app:{home}:/bin/sh\n")
     path.chmod(0o644)
     return path
 

@@ -1,14 +1,14 @@
 """Which Pythons this machine has, one for each minor version.
 
 Only those that start and have what an HTTP server needs count: a half-removed installation or one
-built without TLS is worse than none. An installation in somebody's home is mounted into sandboxes at
-a place of its own, where it finds its library by path alone, unless it was built with a shared
+built without TLS is worse than none. An installation in somebody's home is mounted into sandboxes
+at a place of its own, where it finds its library by path alone, unless it was built with a shared
 libpython; then it needs to be told.
 """
 
 import functools
-import pwd
 import os
+import pwd
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +63,8 @@ class Interpreter:
 
 
 def python_interpreters(prefixes: Sequence[Path] = ()) -> Mapping[str, Interpreter]:
-    """Return minor version → interpreter, newest first. `prefixes` win, then the system's, then homes.
+    """Return minor version → interpreter, newest first. `prefixes` win, then the system's, then
+    homes.
 
     Asks every candidate once a process; later calls with the same prefixes are free.
     """
@@ -122,9 +123,7 @@ def _probe(candidate: tuple[Path, Path]) -> Interpreter | None:
         if version and _numbers(version)[:2] == _numbers(path.name)[:2]:
             shared = any((prefix / "lib").glob(f"lib{path.name}*.so*"))
             needed = shared and not prefix.is_relative_to(_SYSTEM)
-            return Interpreter(
-                path=path, prefix=prefix, version=version, needs_library_path=needed
-            )
+            return Interpreter(path=path, prefix=prefix, version=version, needs_library_path=needed)
     return None
 
 

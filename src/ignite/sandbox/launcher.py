@@ -1,9 +1,9 @@
 """Starting a sandbox, and holding on to what was started.
 
-All sandboxes are started by one thread that lives as long as the launcher: the kernel's parent-death
-signal, which takes a sandbox down with us, follows the thread and not the process. No code of ours
-runs between fork and exec (a shell joins the control groups), since a forked copy of a process with
-gRPC's threads can do nothing safely.
+All sandboxes are started by one thread that lives as long as the launcher: the kernel's
+parent-death signal, which takes a sandbox down with us, follows the thread and not the process. No
+code of ours runs between fork and exec (a shell joins the control groups), since a forked copy of a
+process with gRPC's threads can do nothing safely.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from ignite.sandbox.bubblewrap import SandboxSpec, Tools
 from ignite.sandbox.cgroups import ControlGroup
 from ignite.sandbox.seccomp import filter_program
 
-# Joins the groups, allows no core file (the machine's core handler would get it), lets the group of a
-# socket folder use the sockets made there, and becomes bubblewrap.
+# Joins the groups, allows no core file (the machine's core handler would get it), lets the group of
+# a socket folder use the sockets made there, and becomes bubblewrap.
 _JOIN = (
     'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs" || exit 125; shift; done; shift; '
     'ulimit -c 0; ulimit -n 4096 2>/dev/null; umask 007; exec "$@"'
@@ -75,9 +75,7 @@ class Sandboxed:
         self._group = group
         self._handle = os.pidfd_open(process.pid)
         self._init_pid: int | None = None
-        self.identity = Identity(
-            pid=process.pid, started_ticks=started_ticks(process.pid) or 0
-        )
+        self.identity = Identity(pid=process.pid, started_ticks=started_ticks(process.pid) or 0)
         assert process.stdout is not None
         assert process.stderr is not None
         self.stdout = process.stdout.fileno()

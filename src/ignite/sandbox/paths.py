@@ -1,7 +1,7 @@
 """Opening folders that a less trusted process may rename or replace while we look.
 
-The spawner is root and its callers are not, so a path they name is walked from a folder of ours, one
-component at a time and never through a link. What comes out is a descriptor: it stays the same
+The spawner is root and its callers are not, so a path they name is walked from a folder of ours,
+one component at a time and never through a link. What comes out is a descriptor: it stays the same
 folder, whatever happens to the names.
 """
 
@@ -14,7 +14,9 @@ from ignite.domain.errors import InvalidArgument
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def components_below(path: str, roots: Sequence[Path], *, field: str) -> tuple[Path, tuple[str, ...]]:
+def components_below(
+    path: str, roots: Sequence[Path], *, field: str
+) -> tuple[Path, tuple[str, ...]]:
     """Return the root that `path` lies below and the names from there; refuses anything else."""
     parts = Path(path).parts
     if "\0" in path or ".." in parts or str(Path(path)) != path:

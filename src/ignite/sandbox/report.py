@@ -1,7 +1,7 @@
 """How well this machine can isolate, layer by layer, and what to do about what is missing.
 
-The same value answers `ignite doctor`, the administrators' RPC and the spawner's own refusal, so that
-nobody is told of a power that is not used.
+The same value answers `ignite doctor`, the administrators' RPC and the spawner's own refusal, so
+that nobody is told of a power that is not used.
 """
 
 import os

@@ -31,7 +31,14 @@ DENIED = (
     *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_getfd"),
     # kernel surface that has been a way out
     *("bpf", "perf_event_open", "userfaultfd", "fanotify_init"),
-    *("keyctl", "add_key", "request_key", "open_by_handle_at", "name_to_handle_at", "lookup_dcookie"),
+    *(
+        "keyctl",
+        "add_key",
+        "request_key",
+        "open_by_handle_at",
+        "name_to_handle_at",
+        "lookup_dcookie",
+    ),
     *("io_uring_setup", "io_uring_enter", "io_uring_register"),
     # the machine itself
     *("kexec_load", "kexec_file_load", "reboot", "swapon", "swapoff", "init_module"),

@@ -1,8 +1,8 @@
 """The uids of sandboxes: one each, never two alive with the same.
 
 Two ranges of one block. Replicas take the next free uid in turn, so that one just given back rests
-as long as possible. Builds of one organisation share a uid, because they share a cache on disk whose
-owner must stay the same; which one it is says the cache folder itself.
+as long as possible. Builds of one organisation share a uid, because they share a cache on disk
+whose owner must stay the same; which one it is says the cache folder itself.
 """
 
 from dataclasses import dataclass, field

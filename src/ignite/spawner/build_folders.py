@@ -1,0 +1,77 @@
+"""Where compiles work: folders that only root can rename, and a cache kept for each organisation.
+
+A cache is written by every compile of one organisation, so these share a uid: the owner of the
+cache folder. It is what remembers which one that is.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ignite.layout import Layout
+from ignite.sandbox.uids import UidPool
+
+MAX_CACHE_BYTES = 4 * 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkFolders:
+    """Of one compile: `work` and `output` are its own, `cache` its organisation's."""
+
+    root: Path
+    work: Path
+    output: Path
+    cache: Path
+    uid: int
+
+
+class BuildFolders:
+    """Makes and removes them. One process uses it, so that no lock is needed between compiles."""
+
+    def __init__(self, layout: Layout, uids: UidPool, *, is_root: bool) -> None:
+        self._builds = layout.replicas / ".builds"
+        self._caches = layout.replicas / ".caches"
+        self._uids = uids
+        self._is_root = is_root
+
+    def open(self) -> None:
+        """Remove what an earlier spawner left; learn the uids of the caches there are."""
+        shutil.rmtree(self._builds, ignore_errors=True)
+        for folder in (self._builds, self._caches):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for cache in self._caches.iterdir():
+            self._uids.reserve(cache.stat().st_uid)
+
+    def make(self, build_id: str, organization_id: str) -> WorkFolders:
+        """Make the folders of one compile. Raises FileExistsError for an id under way."""
+        root = self._builds / build_id
+        root.mkdir(mode=0o700)
+        cache, uid = self._cache(organization_id)
+        folders = WorkFolders(
+            root=root, work=root / "work", output=root / "output", cache=cache, uid=uid
+        )
+        for folder in (folders.work, folders.output):
+            folder.mkdir(mode=0o700)
+            if self._is_root:
+                os.chown(folder, uid, uid)
+        return folders
+
+    def remove(self, folders: WorkFolders) -> None:
+        """Remove what a compile worked in."""
+        shutil.rmtree(folders.root, ignore_errors=True)
+
+    def _cache(self, organization_id: str) -> tuple[Path, int]:
+        cache = self._caches / organization_id
+        if not self._is_root:
+            cache.mkdir(mode=0o700, exist_ok=True)
+            return cache, os.geteuid()
+        if cache.is_dir():
+            return cache, cache.stat().st_uid
+        uid = self._uids.take()
+        # Owned before it has its name: a crash between the two must not leave root's.
+        fresh = self._caches / f".{organization_id}"
+        fresh.mkdir(mode=0o700, exist_ok=True)
+        os.chown(fresh, uid, uid)
+        fresh.rename(cache)
+        return cache, uid

@@ -1,0 +1,130 @@
+"""From a compile's spec to the sandbox it runs in, and to the package index that it may ask."""
+
+import configparser
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ignite.sandbox.bubblewrap import Mount, SandboxSpec
+from ignite.sandbox.etc import CA_BUNDLE
+from ignite.sandbox.interpreters import Interpreter
+from ignite.settings import BuildSettings, RuntimeSettings
+from ignite.spawner.build_folders import WorkFolders
+from ignite.spawner.host import RUNTIME_FOLDER, UV, Host
+from ignite.spawner.specs import BuildSpec, allowed_env
+
+SOURCE_FOLDER = "/src"
+WORK_FOLDER = "/build"
+OUTPUT_FOLDER = "/out"
+CACHE_FOLDER = "/cache"
+PYTHON_PLACEHOLDER = "{python}"
+
+_ARGUMENT_PREFIX = "IGNITE_BUILD_ARG_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageIndex:
+    """Where Python packages come from; "" leaves the tools' own default."""
+
+    url: str = ""
+    extra_urls: tuple[str, ...] = ()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the variables that pip and uv read."""
+        extra = " ".join(self.extra_urls)
+        found = {
+            "PIP_INDEX_URL": self.url,
+            "UV_DEFAULT_INDEX": self.url,
+            "PIP_EXTRA_INDEX_URL": extra,
+            "UV_INDEX": extra,
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+def package_index(settings: BuildSettings, *, system: Path = Path("/")) -> PackageIndex:
+    """Return the index that the settings name, else the one that pip is set to on this machine."""
+    if settings.index_url is not None:
+        return PackageIndex(url=settings.index_url.get_secret_value())
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    # As pip does it: a later file wins, and so does its own section over the general one.
+    parser = configparser.RawConfigParser()
+    for path in (system / "etc/pip.conf", home / ".pip/pip.conf", home / ".config/pip/pip.conf"):
+        try:
+            parser.read(path)
+        except (configparser.Error, OSError, UnicodeDecodeError):
+            continue
+    values: dict[str, str] = {}
+    for section in ("global", "install"):
+        if parser.has_section(section):
+            values.update(parser.items(section))
+    extra = tuple(values.get("extra-index-url", "").split())
+    return PackageIndex(url=values.get("index-url", "").strip(), extra_urls=extra)
+
+
+def build_sandbox(
+    spec: BuildSpec,
+    host: Host,
+    settings: RuntimeSettings,
+    *,
+    interpreter: Interpreter,
+    source: int,
+    folders: WorkFolders,
+    passwd: Path,
+    index: PackageIndex,
+) -> SandboxSpec:
+    """Return the sandbox of a compile; `source` is an open descriptor of the source folder."""
+    mounts = [
+        *host.interpreter_mounts(interpreter),
+        Mount(source=host.runtime_files, target=RUNTIME_FOLDER),
+        Mount(source=source, target=SOURCE_FOLDER),
+        Mount(source=folders.work, target=WORK_FOLDER, is_writable=True),
+        Mount(source=folders.output, target=OUTPUT_FOLDER, is_writable=True),
+        Mount(source=folders.cache, target=CACHE_FOLDER, is_writable=True),
+    ]
+    if host.uv is not None:
+        mounts.append(Mount(source=host.uv, target=f"{RUNTIME_FOLDER}/{UV}"))
+    return SandboxSpec(
+        command=tuple(
+            word.replace(PYTHON_PLACEHOLDER, interpreter.inner_path) for word in spec.command
+        ),
+        uid=folders.uid,
+        mounts=tuple(mounts),
+        etc=host.etc_with_network,
+        passwd=passwd,
+        env={
+            **_allowed(spec.env),
+            **interpreter.inner_env,
+            **_BASE_ENV,
+            **index.env,
+            "IGNITE_PYTHON": interpreter.inner_path,
+            "IGNITE_PYTHON_VERSION": interpreter.version,
+        },
+        cwd=WORK_FOLDER,
+        tmp_bytes=settings.tmp_bytes,
+        has_network=True,
+    )
+
+
+_BASE_ENV = {
+    "HOME": WORK_FOLDER,
+    "XDG_CACHE_HOME": CACHE_FOLDER,
+    "UV_CACHE_DIR": f"{CACHE_FOLDER}/uv",
+    "PIP_CACHE_DIR": f"{CACHE_FOLDER}/pip",
+    "UV_PYTHON_DOWNLOADS": "never",
+    "UV_NO_PROGRESS": "1",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_NO_INPUT": "1",
+    "NO_COLOR": "1",
+    "SSL_CERT_FILE": CA_BUNDLE,
+    "REQUESTS_CA_BUNDLE": CA_BUNDLE,
+    "PIP_CERT": CA_BUNDLE,
+    "GIT_TERMINAL_PROMPT": "0",
+}
+
+
+def _allowed(env: Mapping[str, str]) -> dict[str, str]:
+    arguments = {name: text for name, text in env.items() if name.startswith(_ARGUMENT_PREFIX)}
+    return {**allowed_env(env), **arguments}

@@ -1,0 +1,169 @@
+"""What every sandbox of this machine shares: its /etc, the runtime's files, interpreters,
+identities.
+
+Made afresh at each start in folders that only root can write, so that neither a tenant nor our own
+unprivileged roles can change what a sandbox is made of.
+"""
+
+import logging
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from ignite.domain.errors import FailedPrecondition
+from ignite.domain.versions import Language, Runtime
+from ignite.layout import Layout
+from ignite.sandbox.bubblewrap import Mount, Tools
+from ignite.sandbox.cgroups import ControlGroups
+from ignite.sandbox.etc import write_etc
+from ignite.sandbox.interpreters import MOUNT_POINT, Interpreter, python_interpreters
+from ignite.sandbox.report import SandboxReport, report
+from ignite.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RUNTIME_FOLDER = "/ignite"
+UV = "uv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whom folders are handed to: the user of our unprivileged roles."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The shared parts. Built once by `prepare_host`."""
+
+    report: SandboxReport
+    groups: ControlGroups
+    interpreters: Mapping[str, Interpreter]
+    etc: Path
+    etc_with_network: Path
+    runtime_files: Path
+    uv: Path | None
+    owner: Owner
+
+    @property
+    def tools(self) -> Tools:
+        """Programs that make sandboxes."""
+        return self.report.tools
+
+    def interpreter(self, runtime: Runtime) -> Interpreter:
+        """Return the Python of `runtime`; the newest for "". Raises FailedPrecondition."""
+        if runtime.language is not Language.PYTHON:
+            raise FailedPrecondition(
+                f"language {runtime.language} cannot run on this machine", reason="NoToolchain"
+            )
+        minor = ".".join(runtime.version.split(".")[:2])
+        found = (
+            self.interpreters.get(minor) if minor else next(iter(self.interpreters.values()), None)
+        )
+        if found is None:
+            known = ", ".join(self.interpreters) or "none"
+            raise FailedPrecondition(
+                f"this machine has no Python {minor or OLDEST_TEXT}; it has {known}",
+                reason="NoToolchain",
+            )
+        return found
+
+    def interpreter_mounts(self, interpreter: Interpreter) -> tuple[Mount, ...]:
+        """Return what makes `interpreter` visible inside."""
+        if interpreter.is_system:
+            return ()
+        return (Mount(source=interpreter.prefix, target=MOUNT_POINT),)
+
+
+OLDEST_TEXT = "3.9 or newer"
+
+
+def prepare_host(settings: Settings, layout: Layout) -> Host:
+    """Look at the machine and write the shared folders. Blocks for about a second."""
+    groups = ControlGroups(layout.run.name)
+    made = report(settings.runtime, groups)
+    for layer in made.missing:
+        logger.warning(
+            "sandbox layer missing",
+            extra={"layer": layer.name, "why": layer.detail, "fix": layer.fix},
+        )
+    shared = layout.replicas / ".shared"
+    shared.mkdir(mode=0o700, parents=True, exist_ok=True)
+    interpreters = python_interpreters(settings.runtime.python_prefixes)
+    return Host(
+        report=made,
+        groups=groups,
+        interpreters=interpreters,
+        etc=write_etc(shared / "etc", has_network=settings.runtime.egress == "host"),
+        etc_with_network=write_etc(shared / "etc-network", has_network=True),
+        runtime_files=_write_runtime_files(shared / "runtime", interpreters),
+        uv=_find_uv(),
+        owner=owner_of(settings),
+    )
+
+
+def owner_of(settings: Settings) -> Owner:
+    """Return the unprivileged user, or ourselves where there is no such user or we are not root."""
+    if os.geteuid() == 0:
+        try:
+            entry = pwd.getpwnam(settings.server.user)
+        except KeyError:
+            logger.warning("no such user", extra={"user": settings.server.user})
+        else:
+            return Owner(uid=entry.pw_uid, gid=entry.pw_gid)
+    return Owner(uid=os.geteuid(), gid=os.getegid())
+
+
+def _write_runtime_files(folder: Path, interpreters: Mapping[str, Interpreter]) -> Path:
+    """Copy the files that run inside, compiled for every Python so that no start has to."""
+    shutil.rmtree(folder, ignore_errors=True)
+    spec = find_spec("ignite.runtimes.python")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).parent
+    shutil.copytree(
+        source, folder, ignore=shutil.ignore_patterns("__pycache__", "__init__.py", "*.pyi")
+    )
+    # copytree leaves the packages' own __init__ out as well; theirs belong there.
+    for inner in source.glob("*/__init__.py"):
+        shutil.copyfile(inner, folder / inner.parent.name / inner.name)
+    (folder / UV).touch()
+    for interpreter in interpreters.values():
+        _compile(interpreter, folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder
+
+
+def _compile(interpreter: Interpreter, folder: Path) -> None:
+    env = {"LD_LIBRARY_PATH": f"{interpreter.prefix}/lib"} if interpreter.needs_library_path else {}
+    # The files never change under the same path, so that the cached ones need no second look.
+    command = ["-I", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    done = subprocess.run(
+        [str(interpreter.path), *command, "-s", str(folder), "-p", RUNTIME_FOLDER, str(folder)],
+        env=env,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        cwd="/",
+    )
+    if done.returncode:
+        logger.warning("runtime files not compiled", extra={"python": interpreter.version})
+
+
+def _find_uv() -> Path | None:
+    spec = find_spec("uv")
+    if spec is not None and spec.origin is not None:
+        # The wheel puts the program beside the interpreter of its environment.
+        for parent in Path(spec.origin).parents:
+            if (parent / "bin" / UV).is_file():
+                return parent / "bin" / UV
+    found = shutil.which(UV, path="/usr/local/bin:/usr/bin")
+    return Path(found) if found else None

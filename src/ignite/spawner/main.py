@@ -1,0 +1,76 @@
+"""Puts the spawner together: `python -m ignite spawner`."""
+
+import os
+from collections.abc import Sequence
+
+from ignite.internal.v1 import replicas_pb2_grpc
+from ignite.layout import Layout
+from ignite.lifecycle import Component
+from ignite.rpc.server import Bind, GrpcServer, Service, grpc_component
+from ignite.sandbox.launcher import Launcher
+from ignite.sandbox.uids import BUILD_UIDS, REPLICA_UIDS, UidPool
+from ignite.settings import Settings
+from ignite.spawner.build_folders import BuildFolders
+from ignite.spawner.builds import Builds
+from ignite.spawner.host import Host, Owner, prepare_host
+from ignite.spawner.replicas import Replicas
+from ignite.spawner.servicer import SERVICE_NAME, ReplicaServicer
+
+
+def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Component]]:
+    """Return the tiers of the spawner role. Looks at the machine, so it blocks for a second."""
+    host = prepare_host(settings, layout)
+    # Held by both components below and so for as long as any sandbox may live.
+    launcher = Launcher(host.tools, has_seccomp=host.report.has_seccomp)
+    first = settings.runtime.first_uid
+    is_root = host.tools.is_root
+    replicas = Replicas(
+        settings=settings.runtime,
+        layout=layout,
+        host=host,
+        launcher=launcher,
+        uids=UidPool(first=first, size=REPLICA_UIDS),
+    )
+    builds = Builds(
+        settings=settings.build,
+        runtime=settings.runtime,
+        layout=layout,
+        host=host,
+        launcher=launcher,
+        folders=BuildFolders(
+            layout, UidPool(first=first + REPLICA_UIDS, size=BUILD_UIDS), is_root=is_root
+        ),
+    )
+    # Builds wait for the sweep of replicas, which ends the builds of an earlier spawner as well.
+    return ((replicas,), (builds,), (_server(settings, layout, host, replicas, builds),))
+
+
+def _server(
+    settings: Settings, layout: Layout, host: Host, replicas: Replicas, builds: Builds
+) -> GrpcServer:
+    servicer = ReplicaServicer(
+        settings=settings.runtime, replicas=replicas, builds=builds, host=host
+    )
+
+    def hand_over(_ports: dict[str, int]) -> None:
+        # Made 0600 and ours; from now on it is the controllers', and nobody else's.
+        _give(layout, host.owner)
+
+    return grpc_component(
+        name="spawner",
+        binds=[Bind.unix(layout.spawner_socket)],
+        services=[
+            Service(
+                name=SERVICE_NAME,
+                add=replicas_pb2_grpc.add_ReplicaServiceServicer_to_server,
+                servicer=servicer,
+            )
+        ],
+        auth=None,
+        on_bound=hand_over,
+    )
+
+
+def _give(layout: Layout, owner: Owner) -> None:
+    if os.geteuid() == 0:
+        os.chown(layout.spawner_socket, owner.uid, owner.gid, follow_symlinks=False)
