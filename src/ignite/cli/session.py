@@ -87,7 +87,9 @@ class Session:
         """The gRPC address."""
         text = self.flags.api_endpoint or self.config.get("api_endpoint")
         if text is None and self.local is not None:
-            text = self.local.grpc
+            # The file names no scheme: both listeners have a certificate or none has.
+            scheme = "https://" if self.local.http.startswith("https://") else ""
+            text = self.local.grpc and f"{scheme}{self.local.grpc}"
         if not text:
             raise Failure(
                 "no server: start one with `make run`, or set IGNITE_API_ENDPOINT",
