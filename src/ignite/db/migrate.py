@@ -1,7 +1,6 @@
 """Migrations at start, under a lock, so that any number of servers may start at once."""
 
 import asyncio
-from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
@@ -12,17 +11,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from ignite.db.scripts import scripts
+
 _LOCK = 0x19A17E  # any constant of ours; advisory locks share one number space
 
 
 class DatabaseTooNew(Exception):
     """The database was migrated by a newer release."""
-
-
-def scripts() -> Path:
-    """Return the folder of migrations: in the wheel below this package, else the repository's."""
-    packaged = Path(__file__).parent / "migrations"
-    return packaged if packaged.exists() else Path(__file__).parents[3] / "migrations"
 
 
 def _config() -> Config:

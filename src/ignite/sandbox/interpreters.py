@@ -84,13 +84,7 @@ def _found(prefixes: tuple[Path, ...]) -> Mapping[str, Interpreter]:
 
 def _candidates(prefixes: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     """Yield (prefix, executable), the preferred first, each executable once."""
-    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
-    folders = [*prefixes, _SYSTEM, _SYSTEM / "local"]
-    for pattern in (".pyenv/versions/*", ".local/share/uv/python/*"):
-        try:
-            folders += sorted(home.glob(pattern), key=lambda p: _numbers(p.name), reverse=True)
-        except OSError:
-            continue
+    folders = [*prefixes, _SYSTEM, _SYSTEM / "local", *home_prefixes()]
     seen: set[Path] = set()
     for prefix in folders:
         for name in _names(prefix / "bin"):
@@ -99,6 +93,18 @@ def _candidates(prefixes: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
             if real not in seen and _numbers(name) >= OLDEST:
                 seen.add(real)
                 yield prefix, path
+
+
+def home_prefixes() -> tuple[Path, ...]:
+    """Return installations in the home of who started us, the newest first; none is asked."""
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    found: list[Path] = []
+    for pattern in (".pyenv/versions/3.*", ".local/share/uv/python/*"):
+        try:
+            found += sorted(home.glob(pattern), key=lambda p: _numbers(p.name), reverse=True)
+        except OSError:
+            continue
+    return tuple(found)
 
 
 def _names(folder: Path) -> list[str]:

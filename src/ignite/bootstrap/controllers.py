@@ -1,0 +1,76 @@
+"""The controllers: deployments, autoscaler, builds, and the wire to gateways."""
+
+from datetime import timedelta
+
+import grpc.aio
+
+from ignite.backends.process import ProcessDriver
+from ignite.backends.replicas import ReplicaBackend
+from ignite.blobs.files import FileBlobStore
+from ignite.bootstrap.run import Tiers, database_url, now
+from ignite.builders.local import LocalBuilder
+from ignite.controllers.autoscaler import Autoscaler
+from ignite.controllers.builds import Builds
+from ignite.controllers.deployments import Deployments, DeploymentSettings
+from ignite.controllers.route_service import RouteServicer
+from ignite.controllers.routes import RouteBoard
+from ignite.db.database import Database
+from ignite.domain.scaling import PlatformScaling
+from ignite.internal.v1 import routes_pb2_grpc
+from ignite.layout import Layout
+from ignite.rpc.server import Bind, Service, grpc_component
+from ignite.settings import Settings
+
+
+def components(settings: Settings, layout: Layout) -> Tiers:
+    """Return the tiers of the role."""
+    database = Database(database_url(settings), settings.database)
+    spawner = grpc.aio.insecure_channel(f"unix:{layout.spawner_socket}")
+    board = RouteBoard()
+    backend = ReplicaBackend(
+        ProcessDriver(spawner, layout, settings.runtime),
+        board,
+        now=now,
+        stop_grace_secs=settings.runtime.stop_grace_secs,
+    )
+    autoscaler = Autoscaler(now=now, interval_secs=settings.scaling.interval_secs)
+    deployments = Deployments(
+        database, backend, board, autoscaler, _deployment_settings(settings), now=now
+    )
+    builder = LocalBuilder(
+        FileBlobStore(layout.blobs), spawner, layout, settings.build, settings.limits
+    )
+    builds = Builds(
+        database,
+        builder,
+        concurrency=settings.build.concurrency,
+        log_bytes=settings.build.log_bytes,
+    )
+    wire = grpc_component(
+        name="controllers",
+        binds=[Bind.unix(layout.controllers_socket)],
+        services=[
+            Service(
+                name="dodil.ignite.internal.v1.RouteService",
+                add=routes_pb2_grpc.add_RouteServiceServicer_to_server,
+                servicer=RouteServicer(board, deployments, autoscaler),
+            )
+        ],
+        auth=None,
+    )
+    return [[backend], [autoscaler, deployments], [builds, wire]]
+
+
+def _deployment_settings(settings: Settings) -> DeploymentSettings:
+    scaling = settings.scaling
+    return DeploymentSettings(
+        base_domain=settings.dns_tls.base_domain,
+        default_concurrency=settings.runtime.max_concurrency,
+        platform=PlatformScaling(
+            replica_cap=scaling.replica_cap,
+            threshold=scaling.scale_threshold,
+            scaledown_period=timedelta(seconds=scaling.scaledown_period_secs),
+            scaledown_floor=timedelta(seconds=scaling.scaledown_floor_secs),
+        ),
+        trial_idle=timedelta(seconds=scaling.test_idle_secs),
+    )

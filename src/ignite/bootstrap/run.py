@@ -1,0 +1,50 @@
+"""Runs one role of the server in this process."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+
+import uvloop
+
+from ignite.layout import Layout
+from ignite.lifecycle import Component, stop_on_signals, supervise
+from ignite.settings import Settings, SettingsError
+from ignite.supervisor import readiness
+
+Tiers = Sequence[Sequence[Component]]
+
+
+def now() -> datetime:
+    """Return the present moment; components get it handed in."""
+    return datetime.now(UTC)
+
+
+def database_url(settings: Settings) -> str:
+    """Return the URL of the database, which the supervisor or an operator has set."""
+    if settings.database.url is None:
+        raise SettingsError("IGNITE_DATABASE_URL is not set")
+    return settings.database.url.get_secret_value()
+
+
+def run_role(role: str, settings: Settings) -> None:
+    """Run one role until SIGTERM; raises what made it end."""
+    module: Any = import_module(f"ignite.bootstrap.{role}")
+    layout = Layout(settings.server.data_dir)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        await supervise(
+            module.components(settings, layout),
+            on_ready=lambda: readiness.announce(layout, role),
+            stop=stop,
+            start_timeout_secs=settings.server.start_timeout_secs,
+        )
+
+    if role == "spawner":
+        # The parent-death signals of its children follow the thread that forks: the stock loop.
+        asyncio.run(main())
+    else:
+        uvloop.run(main())
