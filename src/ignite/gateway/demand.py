@@ -101,34 +101,24 @@ class DemandBook:
                 with _Change(self, key) as count:
                     del count.envoy_in_flight[node]
 
-    def held(self, key: str) -> None:
-        """A request began to wait for a replica."""
-        with _Change(self, key) as count:
-            count.waiting += 1
-            count.begin(self._clock(), 1)
+    def move(self, before: str, after: str) -> None:
+        """Move one request of the activator from a place to another; "" is outside.
 
-    def gave_up(self, key: str) -> None:
-        """A request that waited got no replica."""
-        with _Change(self, key) as count:
-            count.waiting -= 1
-
-    def relay_started(self, key: str) -> None:
-        """A request that waited is sent to a replica."""
-        with _Change(self, key) as count:
-            count.waiting -= 1
-            count.relayed += 1
-
-    def relay_ended(self, key: str) -> None:
-        """A relayed request is over, well or not."""
-        with _Change(self, key) as count:
-            count.relayed -= 1
-            count.completed += 1
-
-    def relay_returned(self, key: str) -> None:
-        """A replica would not take the request, which waits again."""
-        with _Change(self, key) as count:
-            count.relayed -= 1
-            count.waiting += 1
+        A place is `waiting <key>` or `relayed <key>`. A request counts as begun when it comes in,
+        as completed when it leaves from a replica.
+        """
+        if after:
+            state, _, key = after.partition(" ")
+            with _Change(self, key) as count:
+                _add(count, state, 1)
+                if not before:
+                    count.begin(self._clock(), 1)
+        if before:
+            state, _, key = before.partition(" ")
+            with _Change(self, key) as count:
+                _add(count, state, -1)
+                if state == "relayed" and not after:
+                    count.completed += 1
 
     def demands(self) -> tuple[Demand, ...]:
         """Return the demand for every route that was ever asked for and is not forgotten."""
@@ -159,6 +149,13 @@ class DemandBook:
     def now_ms(self) -> int:
         """Return the wall clock."""
         return self._wall_ms()
+
+
+def _add(count: _Count, state: str, number: int) -> None:
+    if state == "waiting":
+        count.waiting += number
+    else:
+        count.relayed += number
 
 
 class _Change:

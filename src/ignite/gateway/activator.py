@@ -1,0 +1,302 @@
+"""The way of every request that no warm app's route takes: look up, check, hold, wake, pass on.
+
+A raw server on a unix socket behind Envoy; one connection carries one request. What came by the
+public listener must prove itself here, what came by the internal one was let in by our own roles;
+Envoy says which, in a header that no client can send.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ignite.domain.apps import host_label
+from ignite.domain.errors import (
+    DeadlineExceeded,
+    IgniteError,
+    Internal,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
+from ignite.domain.routes import Route
+from ignite.gateway import names, replies
+from ignite.gateway.admission import Admission, cors_answer, is_preflight, preflight_answer
+from ignite.gateway.demand import DemandBook
+from ignite.gateway.heads import MAX_HEAD_BYTES, BadHead, Head, read_head
+from ignite.gateway.holding import Holding, Slot
+from ignite.gateway.relay import Body, BrokenOff, Exchange, NotReached, relay
+from ignite.gateway.table import Target
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+HEAD_SECS = 10.0
+CLOSE_SECS = 5.0
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request on its way; `key` is what it is counted under now."""
+
+    head: Head
+    target: Target
+    is_public: bool
+    exchange: Exchange
+    began: float
+    was_cold: bool = False
+    key: str = ""
+
+
+class Activator:
+    """Serves the activator's socket."""
+
+    def __init__(
+        self,
+        *,
+        socket: Path,
+        holding: Holding,
+        admission: Admission,
+        demand: DemandBook,
+        base_domain: str,
+        drain_secs: float,
+    ) -> None:
+        self._socket = socket
+        self._holding = holding
+        self._admission = admission
+        self._demand = demand
+        self._base_domain = base_domain
+        self._drain_secs = drain_secs
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        """Return the component's name."""
+        return "activator"
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled; then let relays end within the grace."""
+        loop = asyncio.get_running_loop()
+        self._socket.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            server = await loop.create_unix_server(
+                self._protocol, str(self._socket), backlog=BACKLOG
+            )
+        finally:
+            os.umask(before)
+        try:
+            ready()
+            await loop.create_future()
+        finally:
+            server.close()
+            # Who still waits is sent back to Envoy, which tries again: the next of us serves it.
+            self._holding.close()
+            if self._tasks:
+                await asyncio.wait(set(self._tasks), timeout=self._drain_secs)
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(set(self._tasks))
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        reader = asyncio.StreamReader(limit=MAX_HEAD_BYTES)
+        return _Connection(reader, self._accept)
+
+    def _accept(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> "asyncio.Task[None]":
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(HEAD_SECS):
+                head = await read_head(reader)
+            if head is not None:
+                await self._answer(head, Exchange(body=Body(reader), writer=writer))
+            async with asyncio.timeout(CLOSE_SECS):
+                await writer.drain()
+                if writer.can_write_eof():
+                    writer.write_eof()
+        except (BadHead, OSError, TimeoutError):
+            logger.debug("a connection of envoy ended early")
+        finally:
+            writer.close()
+
+    async def _answer(self, head: Head, exchange: Exchange) -> None:
+        try:
+            await self._handle(self._request(head, exchange))
+        except IgniteError as error:
+            _refuse(exchange.writer, head, error)
+
+    def _request(self, head: Head, exchange: Exchange) -> _Request:
+        via, host = head.get(names.VIA), head.get("host")
+        if via == names.PUBLIC:
+            route = self._holding.table.of_host(host)
+            if route is None:
+                raise self._unknown_host()
+            target = Target(app=route.app)
+        elif via == names.INTERNAL:
+            found = names.target_of_host(host)
+            if found is None:
+                raise NotFound("No app is named so.", reason="AppNotFound")
+            target = found
+        else:
+            raise Internal("The request came by no listener.", reason="NoListener")
+        return _Request(
+            head=head,
+            target=target,
+            is_public=via == names.PUBLIC,
+            exchange=exchange,
+            began=time.monotonic(),
+        )
+
+    def _unknown_host(self) -> IgniteError:
+        if self._holding.table.revision == 0:
+            return Unavailable("The gateway knows no routes yet.", reason="RoutesUnknown")
+        return NotFound("No app is served at this host.", reason="HostNotFound")
+
+    async def _handle(self, request: _Request) -> None:
+        route = self._holding.table.of_target(request.target)
+        if request.is_public and route is not None:
+            if route.allow_unauthenticated and is_preflight(request.head):
+                _write(request.exchange.writer, 200, preflight_answer(request.head), b"")
+                return
+            await self._admission.admit(route, request.head)
+        request.was_cold = route is None or not route.is_warm
+        try:
+            await self._carry(request)
+        finally:
+            self._count(request, "")
+
+    async def _carry(self, request: _Request) -> None:
+        """Wait for a replica and relay, again with another one as long as none took the request."""
+        failure: NotReached | None = None
+        while True:
+            route = self._holding.table.of_target(request.target)
+            self._count(request, "waiting", route)
+            try:
+                slot = await self._holding.acquire(request.target, since=request.began)
+            except DeadlineExceeded:
+                if failure is None:
+                    raise
+                raise Unavailable(str(failure), reason=failure.reason) from failure
+            pause = False
+            try:
+                self._count(request, "relayed", slot.route)
+                await self._relay(request, slot)
+                return
+            except NotReached as error:
+                failure, pause = error, True
+            except BrokenOff:
+                raise Unavailable(
+                    "The app broke off before it answered.", reason="ReplicaFailed"
+                ) from None
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    "The app did not answer within its timeout.", reason="DeadlineExceeded"
+                ) from None
+            finally:
+                self._holding.release(slot, pause=pause)
+
+    async def _relay(self, request: _Request, slot: Slot) -> None:
+        waited_ms = int((time.monotonic() - request.began) * 1000)
+        extra = [
+            (names.EXECUTION_ID, request.head.get(names.EXECUTION_ID)),
+            *cors_answer(slot.route, request.head),
+        ]
+        if request.was_cold:
+            extra += [(names.COLD_START, "true"), (names.WAIT_MS, str(waited_ms))]
+        await relay(
+            slot.replica.endpoint,
+            self._replica_head(request, slot.route),
+            request.exchange,
+            timeout_secs=slot.route.timeout_secs,
+            extra=extra,
+        )
+
+    def _replica_head(self, request: _Request, route: Route) -> Head:
+        head = request.head.without(names.VIA, names.ERROR, names.OVERFLOW)
+        if request.is_public:
+            if not route.allow_unauthenticated:
+                # Code of a tenant must not get the means to act as its caller.
+                head = head.without("authorization")
+        else:
+            host = route.hostnames[0] if route.hostnames else self._fqdn(route)
+            head = head.plus([("host", host)])
+        if not head.is_upgrade:
+            head = head.without("keep-alive").plus([("connection", "close")])
+        return head.plus(
+            [(names.FUNCTION_ID, route.app.id), (names.ORGANIZATION_ID, route.organization_id)]
+        )
+
+    def _fqdn(self, route: Route) -> str:
+        return f"{host_label(route.app)}.{self._base_domain}"
+
+    def _count(self, request: _Request, state: str, route: Route | None = None) -> None:
+        """Move the request in the book of demand: to waiting, to relayed, or out ("")."""
+        before, request.key = request.key, f"{state} {route.key}" if route and state else ""
+        if before != request.key:
+            self._demand.move(before, request.key)
+
+
+class _Connection(asyncio.StreamReaderProtocol):
+    """A stream whose end cancels the work for it: the client went away, or has its answer."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], "asyncio.Task[None]"],
+    ) -> None:
+        super().__init__(reader, self._connected, loop=asyncio.get_running_loop())
+        self._accept = accept
+        self._task: asyncio.Task[None] | None = None
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._task = self._accept(reader, writer)
+
+    def eof_received(self) -> bool:
+        if self._task is not None:
+            self._task.cancel()
+        super().eof_received()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        super().connection_lost(exc)
+
+
+def _refuse(writer: asyncio.StreamWriter, request: Head, error: IgniteError) -> None:
+    status, code = replies.status_of(error)
+    fields = [(names.ERROR, error.reason)]
+    if error.reason == "GatewayStopping":
+        fields.append((names.OVERFLOW, "gateway"))
+    if "retry_after_secs" in error.details:
+        fields.append(("retry-after", error.details["retry_after_secs"]))
+    if isinstance(error, Unauthenticated):
+        fields.append(("www-authenticate", "Bearer"))
+    if request.get("content-type").startswith("application/grpc"):
+        fields += [
+            ("content-type", "application/grpc"),
+            ("grpc-status", str(code)),
+            ("grpc-message", error.message),
+        ]
+        _write(writer, 200, fields, b"")
+        return
+    body = replies.error_body(code=code, message=error.message, reason=error.reason)
+    _write(writer, status, [("content-type", "application/json"), *fields], body)
+
+
+def _write(
+    writer: asyncio.StreamWriter, status: int, fields: list[tuple[str, str]], body: bytes
+) -> None:
+    head = Head(f"HTTP/1.1 {status} -".encode(), [])
+    length = [("content-length", str(len(body))), ("connection", "close")]
+    writer.write(head.plus([*fields, *length]).encode() + body)

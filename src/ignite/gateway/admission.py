@@ -1,0 +1,64 @@
+"""Who may pass at the activator: the same rules that Envoy holds for warm apps."""
+
+from ignite.domain.errors import PermissionDenied, Unauthenticated
+from ignite.domain.identity import Scope
+from ignite.domain.routes import Route
+from ignite.gateway.heads import Head
+from ignite.gateway.xds import CORS_HEADERS, CORS_MAX_AGE, CORS_METHODS
+from ignite.ports.identity import TokenVerifier
+
+Answer = list[tuple[str, str]]
+
+
+class Admission:
+    """Checks public requests. `check_ids` compares organisation ids too, which only our own issuer
+    knows."""
+
+    def __init__(self, verifier: TokenVerifier, *, check_ids: bool) -> None:
+        self._verifier = verifier
+        self._check_ids = check_ids
+
+    async def admit(self, route: Route, request: Head) -> None:
+        """Return if the caller may invoke `route`. Raises Unauthenticated or PermissionDenied."""
+        if route.allow_unauthenticated:
+            return
+        scheme, _, token = request.get("authorization").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Unauthenticated("A valid bearer token is needed.", reason="MissingToken")
+        principal = await self._verifier.verify(token.strip())
+        if Scope.INVOKE_APP not in principal.scopes:
+            raise PermissionDenied("The token lacks the scope InvokeApp.", reason="MissingScope")
+        if route.is_public:
+            return
+        same = principal.organization.name == route.app.organization
+        if same and self._check_ids and route.organization_id:
+            same = principal.organization.id == route.organization_id
+        if not same:
+            raise PermissionDenied("The app belongs to another organization.", reason="OtherOrg")
+
+
+def is_preflight(request: Head) -> bool:
+    """Tell whether a browser asks what it may send."""
+    return (
+        request.method == b"OPTIONS"
+        and bool(request.get("origin"))
+        and bool(request.get("access-control-request-method"))
+    )
+
+
+def preflight_answer(request: Head) -> Answer:
+    """Return the headers that allow any origin."""
+    return [
+        ("access-control-allow-origin", request.get("origin")),
+        ("access-control-allow-methods", CORS_METHODS),
+        ("access-control-allow-headers", CORS_HEADERS),
+        ("access-control-max-age", CORS_MAX_AGE),
+    ]
+
+
+def cors_answer(route: Route, request: Head) -> Answer:
+    """Return the headers that let a browser of any origin read the answer."""
+    origin = request.get("origin")
+    if not (route.allow_unauthenticated and origin):
+        return []
+    return [("access-control-allow-origin", origin), ("access-control-expose-headers", "*")]

@@ -1,0 +1,153 @@
+"""One HTTP/1.1 connection to Envoy's internal listener: a parser, and reading with back-pressure.
+
+A client library costs milliseconds of CPU a request and drops trailers; this is the little that the
+dispatcher needs.
+"""
+
+import asyncio
+from collections import deque
+from pathlib import Path
+
+import httptools
+
+from ignite.ports.dispatch import Headers
+
+HIGH_WATER = 256 * 1024
+LOW_WATER = 64 * 1024
+
+
+class Wire(asyncio.Protocol):
+    """A connection and the answer that is coming in on it. Carries one request at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._lost = False
+        self._paused = False
+        self._start(head_only=False)
+
+    @classmethod
+    async def open(cls, socket: Path) -> "Wire":
+        """Connect. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        _, wire = await loop.create_unix_connection(cls, str(socket))
+        return wire
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the other side is still there."""
+        return not self._lost and self._transport is not None
+
+    @property
+    def is_reusable(self) -> bool:
+        """Tell whether the answer is complete and another request may follow."""
+        return self.is_open and self.is_complete and self._keep_alive and not self._head_only
+
+    def send(self, request: bytes, *, head_only: bool) -> None:
+        """Begin an exchange; `head_only` says that the answer has no body whatever it announces."""
+        assert self._transport is not None
+        self._start(head_only=head_only)
+        self._transport.write(request)
+
+    async def head(self) -> None:
+        """Return once status and headers are there. Raises ConnectionError when they never will."""
+        while not self.has_head:
+            await self._more()
+
+    async def read(self) -> bytes:
+        """Return the next part of the body, b"" at its end. Raises ConnectionError when cut."""
+        while not self._chunks:
+            if self.is_complete:
+                return b""
+            await self._more()
+        chunk = self._chunks.popleft()
+        self._buffered -= len(chunk)
+        if self._paused and self._buffered < LOW_WATER and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunk
+
+    def abort(self) -> None:
+        """Drop the connection; Envoy then drops the replica's."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _more(self) -> None:
+        if self._lost:
+            raise ConnectionError("the connection ended before the answer")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _start(self, *, head_only: bool) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_only = head_only
+        self._keep_alive = False
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self.status = 0
+        self.has_head = False
+        self.is_complete = False
+        self.headers: list[tuple[str, str]] = []
+        self.trailers: list[tuple[str, str]] = []
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- asyncio.Protocol --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.abort()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._lost = True
+        self._wake()
+
+    # -- httptools ---------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        field = (name.decode("latin-1").lower(), value.decode("latin-1"))
+        (self.trailers if self.has_head else self.headers).append(field)
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        if self.status >= 200:
+            self.has_head = True
+            self._keep_alive = self._parser.should_keep_alive()
+            if self._head_only:
+                self.is_complete = True
+
+    def on_body(self, body: bytes) -> None:
+        if self.is_complete:
+            return
+        self._chunks.append(body)
+        self._buffered += len(body)
+        if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self.has_head:
+            self.is_complete = True
+        else:
+            # An interim answer; the real one follows.
+            self.headers = []
+
+
+def fields(found: list[tuple[str, str]], drop: frozenset[str]) -> Headers:
+    """Return `found` without the names in `drop`."""
+    return tuple(field for field in found if field[0] not in drop)
