@@ -8,7 +8,11 @@ import pytest
 # Tests import each other as `tests.…` whatever the folder pytest was started from.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-pytest_plugins = ["tests.support.servers", "tests.support.postgres"]
+pytest_plugins = [
+    "tests.support.servers",
+    "tests.support.postgres",
+    "tests.support.openbao",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ from ignite.db.embedded import EmbeddedPostgres
 from ignite.layout import Layout
 from ignite.lifecycle import supervise
 from ignite.privileges import Owner, make_folder, make_reachable, program_paths
+from ignite.secretstores.embedded import EmbeddedOpenBao
 from ignite.settings import LogSettings
 
 NOBODY = Owner(name="nobody", uid=65534, gid=65534)
@@ -56,6 +57,14 @@ def parts(
     if kind == "postgres":
         postgres = EmbeddedPostgres(layout, LogSettings(), owner, extra=options)
         return postgres.child(), {"url": postgres.url(), "admin_url": postgres.admin_url()}
+    if kind == "openbao":
+        openbao = EmbeddedOpenBao(layout, LogSettings(), owner)
+        settings = openbao.settings()
+        return openbao.child(), {
+            "address": settings.address,
+            "role_id": settings.role_id,
+            "secret_id": settings.secret_id.get_secret_value(),
+        }
     raise SystemExit(f"unknown server {kind!r}")
 
 
