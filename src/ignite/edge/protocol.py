@@ -35,11 +35,19 @@ class PacedH2Protocol(ZttpH2Protocol):
         self._tell()
 
     def handle_request(self, event: Any) -> None:
-        """Give the stream's cycle a way back to this connection."""
+        """Give the stream's cycle a way back to this connection.
+
+        A head that is the whole request is followed by no further event, which uvicorn forgets
+        over HTTP/2: an app that reads the body would wait for ever.
+        """
         super().handle_request(event)
         cycle = self.cycles.get(event.stream_id)
-        if cycle is not None:
-            cycle.paced_by = self  # type: ignore[attr-defined]
+        if cycle is None:
+            return
+        cycle.paced_by = self  # type: ignore[attr-defined]
+        if event.end_stream:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def _tell(self) -> None:
         waiting, self.progress = self.progress, asyncio.Event()
