@@ -1,16 +1,12 @@
-"""From a compile's spec to the sandbox it runs in, and to the package index that it may ask."""
+"""From a compile's spec to the sandbox it runs in."""
 
-import configparser
-import os
-import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ignite.sandbox.bubblewrap import Mount, SandboxSpec
 from ignite.sandbox.etc import CA_BUNDLE
 from ignite.sandbox.interpreters import Interpreter
-from ignite.settings import BuildSettings, RuntimeSettings
+from ignite.settings import RuntimeSettings
 from ignite.spawner.build_folders import WorkFolders
 from ignite.spawner.host import RUNTIME_FOLDER, UV, Host
 from ignite.spawner.specs import BuildSpec, allowed_env
@@ -24,46 +20,6 @@ PYTHON_PLACEHOLDER = "{python}"
 _ARGUMENT_PREFIX = "IGNITE_BUILD_ARG_"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageIndex:
-    """Where Python packages come from; "" leaves the tools' own default."""
-
-    url: str = ""
-    extra_urls: tuple[str, ...] = ()
-
-    @property
-    def env(self) -> dict[str, str]:
-        """Return the variables that pip and uv read."""
-        extra = " ".join(self.extra_urls)
-        found = {
-            "PIP_INDEX_URL": self.url,
-            "UV_DEFAULT_INDEX": self.url,
-            "PIP_EXTRA_INDEX_URL": extra,
-            "UV_INDEX": extra,
-        }
-        return {name: value for name, value in found.items() if value}
-
-
-def package_index(settings: BuildSettings, *, system: Path = Path("/")) -> PackageIndex:
-    """Return the index that the settings name, else the one that pip is set to on this machine."""
-    if settings.index_url is not None:
-        return PackageIndex(url=settings.index_url.get_secret_value())
-    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
-    # As pip does it: a later file wins, and so does its own section over the general one.
-    parser = configparser.RawConfigParser()
-    for path in (system / "etc/pip.conf", home / ".pip/pip.conf", home / ".config/pip/pip.conf"):
-        try:
-            parser.read(path)
-        except (configparser.Error, OSError, UnicodeDecodeError):
-            continue
-    values: dict[str, str] = {}
-    for section in ("global", "install"):
-        if parser.has_section(section):
-            values.update(parser.items(section))
-    extra = tuple(values.get("extra-index-url", "").split())
-    return PackageIndex(url=values.get("index-url", "").strip(), extra_urls=extra)
-
-
 def build_sandbox(
     spec: BuildSpec,
     host: Host,
@@ -73,7 +29,6 @@ def build_sandbox(
     source: int,
     folders: WorkFolders,
     passwd: Path,
-    index: PackageIndex,
 ) -> SandboxSpec:
     """Return the sandbox of a compile; `source` is an open descriptor of the source folder."""
     mounts = [
@@ -98,7 +53,6 @@ def build_sandbox(
             **_allowed(spec.env),
             **interpreter.inner_env,
             **_BASE_ENV,
-            **index.env,
             "IGNITE_PYTHON": interpreter.inner_path,
             "IGNITE_PYTHON_VERSION": interpreter.version,
         },

@@ -29,7 +29,7 @@ from ignite.sandbox.launcher import Launcher, Sandboxed
 from ignite.sandbox.paths import open_folder, open_parent
 from ignite.settings import BuildSettings, RuntimeSettings
 from ignite.spawner.build_folders import BuildFolders, WorkFolders
-from ignite.spawner.build_sandbox import build_sandbox, package_index
+from ignite.spawner.build_sandbox import build_sandbox
 from ignite.spawner.host import Host
 from ignite.spawner.logs import SYSTEM, LogLine, LogPump
 from ignite.spawner.outputs import OutputBounds, OutputRefused, size_of, take_over
@@ -183,7 +183,6 @@ class Builds:
                 source=job.source,
                 folders=folders,
                 passwd=write_passwd(folders.root / "passwd", folders.uid, home=HOME),
-                index=package_index(self._settings),
             )
             sandboxed = await self._launcher.start(sandbox, group)
             try:

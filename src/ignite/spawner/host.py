@@ -18,6 +18,7 @@ from pathlib import Path
 from ignite.domain.errors import FailedPrecondition
 from ignite.domain.versions import Language, Runtime
 from ignite.layout import Layout
+from ignite.runtimes.python.recipe import PREFERRED_VERSION
 from ignite.sandbox.bubblewrap import Mount, Tools
 from ignite.sandbox.cgroups import ControlGroups
 from ignite.sandbox.etc import write_etc
@@ -58,19 +59,23 @@ class Host:
         return self.report.tools
 
     def interpreter(self, runtime: Runtime) -> Interpreter:
-        """Return the Python of `runtime`; the newest for "". Raises FailedPrecondition."""
+        """Return the Python of `runtime`, of the preferred version for "".
+
+        Raises FailedPrecondition.
+        """
         if runtime.language is not Language.PYTHON:
             raise FailedPrecondition(
                 f"language {runtime.language} cannot run on this machine", reason="NoToolchain"
             )
         minor = ".".join(runtime.version.split(".")[:2])
-        found = (
-            self.interpreters.get(minor) if minor else next(iter(self.interpreters.values()), None)
-        )
+        wanted = minor or PREFERRED_VERSION
+        found = self.interpreters.get(wanted)
+        if found is None and not minor:
+            found = next(iter(self.interpreters.values()), None)
         if found is None:
             known = ", ".join(self.interpreters) or "none"
             raise FailedPrecondition(
-                f"this machine has no Python {minor or OLDEST_TEXT}; it has {known}",
+                f"this machine has no Python {minor or 'at all'}; it has {known}",
                 reason="NoToolchain",
             )
         return found
@@ -80,9 +85,6 @@ class Host:
         if interpreter.is_system:
             return ()
         return (Mount(source=interpreter.prefix, target=MOUNT_POINT),)
-
-
-OLDEST_TEXT = "3.9 or newer"
 
 
 def prepare_host(settings: Settings, layout: Layout) -> Host:
