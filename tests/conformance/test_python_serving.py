@@ -1,0 +1,440 @@
+"""How a replica shares itself out and how it ends: slots, queue, deadlines, streams, drain."""
+
+import json
+import os
+import select
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.conformance.replicas import Replica, Replicas
+from tests.conformance.test_python_wire import post, read_all, read_until
+
+# Waits until the test has written to the named pipe; tells before that it is in.
+GATED = """
+import os
+def wait():
+    print("in", flush=True)
+    with open(os.environ["FOLDER"] + "/gate") as gate:
+        gate.read()
+def handler(payload, ctx):
+    if payload == b"wait":
+        wait()
+    return payload
+"""
+GATED_ASYNC = """
+import asyncio
+gate = asyncio.Event()
+async def handler(payload, ctx):
+    if payload == b"open":
+        gate.set()
+    elif payload == b"wait":
+        print("in")
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            print("cancelled")
+            raise
+    return payload
+"""
+
+
+def start_gated(replicas: Replicas, env: dict[str, str]) -> Replica:
+    replica = replicas.spawn(GATED, env)
+    os.mkfifo(replica.folder / "gate")
+    replica.wait_ready()
+    return replica
+
+
+def open_gate(replica: Replica) -> None:
+    (replica.folder / "gate").write_text("")
+
+
+def send(replica: Replica, body: bytes, *lines: bytes) -> socket.socket:
+    client = replica.connect()
+    client.sendall(post(b"Content-Length: %d" % len(body), *lines, body=body))
+    return client
+
+
+def answer_of(client: socket.socket, body: bytes) -> bytes:
+    with client:
+        return read_until(client, b"\r\n\r\n" + body)
+
+
+class TestSlots:
+    def test_beyond_slots_and_queue_requests_are_sent_elsewhere(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_MAX_CONCURRENCY": "1", "IGNITE_QUEUE_LENGTH": "1"})
+        running = send(replica, b"wait")
+        replica.wait_line("in")
+        waiting = send(replica, b"second")
+        # Health is answered at once, and after it the second request is known to be in the queue.
+        assert replica.request("GET", "/healthz").status == 200
+        third = replica.request(body=b"third")
+        assert third.status == 503
+        assert third.headers["x-ignite-overflow"] == "1"
+        assert third.headers["retry-after"] == "1"
+        open_gate(replica)
+        assert answer_of(running, b"wait")
+        assert answer_of(waiting, b"second")
+
+    def test_an_overflow_keeps_the_connection(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_MAX_CONCURRENCY": "1", "IGNITE_QUEUE_LENGTH": "0"})
+        running = send(replica, b"wait")
+        replica.wait_line("in")
+        with replica.connect() as client:
+            # A body beyond what is kept for a request without a slot.
+            client.sendall(post(b"Content-Length: 600000", body=bytes(300_000)))
+            assert b" 503 " in read_until(client, b"}")
+            client.sendall(bytes(300_000) + post(b"Content-Length: 1", body=b"x"))
+            assert b" 503 " in read_until(client, b"}")
+            open_gate(replica)
+            assert answer_of(running, b"wait")
+            client.sendall(post(b"Content-Length: 1", body=b"x"))
+            assert answer_of(client, b"x")
+
+    def test_a_large_body_waits_for_its_slot_and_then_comes_in(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_MAX_CONCURRENCY": "1", "IGNITE_QUEUE_LENGTH": "1"})
+        running = send(replica, b"wait")
+        replica.wait_line("in")
+        body = bytes(3_000_000)
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(replica.request, body=body)
+            assert replica.request("GET", "/healthz").status == 200
+            open_gate(replica)
+            assert waiting.result().body == body
+        assert answer_of(running, b"wait")
+
+    def test_the_queue_is_first_in_first_out(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_MAX_CONCURRENCY": "1"})
+        running = send(replica, b"wait")
+        replica.wait_line("in")
+        waiting = []
+        for number in range(5):
+            waiting.append(send(replica, b"%d" % number))
+            assert replica.request("GET", "/healthz").status == 200
+        open_gate(replica)
+        answer_of(running, b"wait")
+        order = []
+        left = list(waiting)
+        while left:
+            ready, _, _ = select.select(left, [], [], 10)
+            assert ready
+            for client in (one for one in waiting if one in ready):
+                left.remove(client)
+                order.append(read_until(client, b"\r\n\r\n")[-1:] or b"")
+                client.close()
+        assert order == sorted(order)
+
+    def test_requests_run_at_once_up_to_the_slots(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_MAX_CONCURRENCY": "3"})
+        running = [send(replica, b"wait") for _ in range(3)]
+        for _ in running:
+            replica.wait_line("in")
+        open_gate(replica)
+        for client in running:
+            assert answer_of(client, b"wait")
+
+    def test_a_request_whose_client_left_the_queue_never_runs(self, replicas: Replicas) -> None:
+        code = (
+            GATED
+            + "real = handler\ndef handler(p, c):\n    print('ran', p)\n    return real(p, c)\n"
+        )
+        replica = replicas.spawn(code, {"IGNITE_MAX_CONCURRENCY": "1"})
+        os.mkfifo(replica.folder / "gate")
+        replica.wait_ready()
+        running = send(replica, b"wait")
+        replica.wait_line("in")
+        send(replica, b"gone").close()
+        assert replica.request("GET", "/healthz").status == 200
+        open_gate(replica)
+        assert answer_of(running, b"wait")
+        assert replica.call(b"after") == b"after"
+        assert not any("gone" in line for line in replica.lines)
+
+
+class TestDisconnect:
+    def test_an_async_handler_is_cancelled(self, replicas: Replicas) -> None:
+        replica = replicas.start(GATED_ASYNC, {"IGNITE_MAX_CONCURRENCY": "1"})
+        client = send(replica, b"wait")
+        replica.wait_line("in")
+        client.close()
+        replica.wait_line("cancelled")
+        assert replica.call(b"next") == b"next"
+
+    def test_a_thread_is_left_to_finish_and_keeps_its_slot(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_MAX_CONCURRENCY": "1", "IGNITE_QUEUE_LENGTH": "0"})
+        client = send(replica, b"wait")
+        replica.wait_line("in")
+        client.close()
+        assert replica.request("GET", "/healthz").status == 200
+        assert replica.request(body=b"x").status == 503
+        open_gate(replica)
+        while replica.request(body=b"x").status == 503:
+            pass
+
+    @pytest.mark.parametrize("kind", ["def", "async def"])
+    def test_generators_are_closed(self, replicas: Replicas, kind: str) -> None:
+        sleep = "await asyncio.sleep(0)" if kind == "async def" else "pass"
+        replica = replicas.start(
+            f"import asyncio\n{kind} handler(p, c):\n    try:\n        while True:\n"
+            f"            yield b'x' * 1000\n            {sleep}\n"
+            "    finally:\n        print('closed')\n",
+            {"IGNITE_MAX_CONCURRENCY": "1"},
+        )
+        client = send(replica, b"")
+        assert client.recv(1000)
+        client.close()
+        replica.wait_line("closed")
+        assert replica.request("GET", "/healthz").status == 200
+
+
+class TestStreams:
+    def test_each_item_is_a_chunk_sent_at_once(self, replicas: Replicas) -> None:
+        replica = replicas.spawn(
+            "import os\ndef handler(p, c):\n    yield b'first'\n"
+            "    open(os.environ['FOLDER'] + '/gate').read()\n    yield b'second'\n"
+        )
+        os.mkfifo(replica.folder / "gate")
+        replica.wait_ready()
+        with send(replica, b"") as client:
+            assert read_until(client, b"5\r\nfirst\r\n")
+            open_gate(replica)
+            assert read_until(client, b"0\r\n\r\n") == b"6\r\nsecond\r\n0\r\n\r\n"
+
+    def test_http_1_0_gets_a_stream_without_chunks(self, replicas: Replicas) -> None:
+        replica = replicas.start("def handler(p, c):\n    yield b'a'\n    yield b'b'\n")
+        with replica.connect() as client:
+            client.sendall(b"POST / HTTP/1.0\r\n\r\n")
+            _, _, body = read_all(client).partition(b"\r\n\r\n")
+        assert b"chunked" not in head
+        assert body == b"ab"
+
+    @pytest.mark.parametrize("kind", ["def", "async def"])
+    def test_a_slow_reader_holds_the_generator_back(self, replicas: Replicas, kind: str) -> None:
+        replica = replicas.start(
+            "made = 0\n"
+            f"{kind} handler(p, c):\n    global made\n    if p == b'count':\n"
+            "        yield str(made)\n        return\n"
+            "    for made in range(2000):\n        yield bytes(10_000)\n"
+        )
+        with send(replica, b"") as client:
+            read_until(client, b"\r\n\r\n")
+            before = -1
+            while (made := int(replica.call(b"count"))) != before:
+                before = made
+            assert made < 200
+            assert read_until(client, b"0\r\n\r\n")
+        assert int(replica.call(b"count")) == 1999
+
+    @pytest.mark.parametrize("kind", ["def", "async def"])
+    def test_an_error_in_the_middle_breaks_off(self, replicas: Replicas, kind: str) -> None:
+        replica = replicas.start(
+            f"{kind} handler(p, c):\n    yield b'some'\n    raise ValueError('late')\n"
+        )
+        with send(replica, b"") as client:
+            found = b""
+            try:
+                while part := client.recv(1000):
+                    found += part
+            except ConnectionResetError:
+                pass
+        assert b"4\r\nsome\r\n" in found
+        assert not found.endswith(b"0\r\n\r\n")
+        replica.wait_line("ValueError: late")
+        assert replica.request("GET", "/healthz").status == 200
+
+
+class TestDeadline:
+    def test_an_async_handler_is_cancelled(self, replicas: Replicas) -> None:
+        replica = replicas.start(GATED_ASYNC, {"IGNITE_TIMEOUT_SECS": "0.2"})
+        answer = replica.request(body=b"wait")
+        assert answer.status == 504
+        assert json.loads(answer.body)["type"] == "Timeout"
+        replica.wait_line("cancelled")
+        assert replica.request("GET", "/healthz").status == 200
+
+    def test_a_stuck_thread_taints_the_replica_which_ends(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_TIMEOUT_SECS": "0.2"})
+        assert replica.request(body=b"wait").status == 504
+        replica.wait_line("stuck past its deadline")
+        assert replica.request("GET", "/healthz").status == 503
+        assert replica.request(body=b"rest").body == b"rest"
+        assert replica.wait() == 5
+
+    def test_a_thread_that_is_a_little_late_taints_nothing(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_TIMEOUT_SECS": "0.2"})
+        assert replica.request(body=b"wait").status == 504
+        open_gate(replica)
+        assert replica.call(b"x") == b"x"
+        assert replica.request("GET", "/healthz").status == 200
+
+    def test_a_blocked_event_loop_ends_the_replica(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            "import time\nasync def handler(p, c):\n    time.sleep(60)\n",
+            {"IGNITE_TIMEOUT_SECS": "0.1"},
+        )
+        with send(replica, b""):
+            assert replica.wait() == 5
+        replica.wait_line("blocks the event loop")
+
+    def test_a_stream_past_its_deadline_breaks_off(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            "import time\ndef handler(p, c):\n    while True:\n        yield b'x'\n"
+            "        time.sleep(0.01)\n",
+            {"IGNITE_TIMEOUT_SECS": "0.3"},
+        )
+        with send(replica, b"") as client:
+            found = b""
+            try:
+                while part := client.recv(1000):
+                    found += part
+            except ConnectionResetError:
+                pass
+        assert not found.endswith(b"0\r\n\r\n")
+        assert replica.request("GET", "/healthz").status == 200
+
+    def test_a_body_that_does_not_come_is_not_waited_for(self, replicas: Replicas) -> None:
+        replica = replicas.start(GATED, {"IGNITE_TIMEOUT_SECS": "0.2"})
+        with replica.connect() as client:
+            client.sendall(post(b"Content-Length: 9", body=b"abc"))
+            assert b" 408 " in read_all(client)
+
+
+class TestDrain:
+    def test_what_is_under_way_and_queued_is_finished(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_MAX_CONCURRENCY": "1"})
+        running = send(replica, b"wait")
+        replica.wait_line("in")
+        queued = send(replica, b"queued")
+        assert replica.request("GET", "/healthz").status == 200
+        replica.signal()
+        # New connections are still taken while it drains.
+        while replica.request("GET", "/healthz").status == 200:
+            pass
+        late = send(replica, b"late")
+        assert replica.process.poll() is None
+        open_gate(replica)
+        for client, body in ((running, b"wait"), (queued, b"queued"), (late, b"late")):
+            assert b"Connection: close" in answer_of(client, body)
+        assert replica.wait() == 0
+
+    def test_an_idle_connection_is_kept_until_the_end(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {})
+        with replica.connect() as idle:
+            running = send(replica, b"wait")
+            replica.wait_line("in")
+            replica.signal()
+            while replica.request("GET", "/healthz").status == 200:
+                pass
+            idle.sendall(post(b"Content-Length: 1", body=b"x"))
+            assert answer_of(idle, b"x")
+            open_gate(replica)
+            assert answer_of(running, b"wait")
+        assert replica.wait() == 0
+
+    def test_a_slow_reader_gets_all_of_the_last_answer(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            "def handler(p, c):\n    print('made')\n    return bytes(3_000_000)\n"
+        )
+        with send(replica, b"", b"Connection: close") as client:
+            replica.wait_line("made")
+            replica.signal()
+            _, _, body = read_all(client).partition(b"\r\n\r\n")
+        assert len(body) == 3_000_000
+        assert replica.wait() == 0
+
+    def test_exit_functions_and_tasks_get_their_end(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            "import asyncio, atexit, threading\natexit.register(print, 'bye')\n"
+            "threading.Thread(target=threading.Event().wait).start()\n"
+            "async def background():\n    try:\n        await asyncio.Event().wait()\n"
+            "    finally:\n        print('task ended')\n"
+            "tasks = []\nasync def handler(p, c):\n"
+            "    tasks.append(asyncio.ensure_future(background()))\n    await asyncio.sleep(0)\n"
+        )
+        assert replica.call() == b"null"
+        replica.signal()
+        replica.wait_line("task ended")
+        replica.wait_line("bye")
+        assert replica.wait() == 0
+
+    def test_a_stuck_thread_does_not_hold_the_end_up(self, replicas: Replicas) -> None:
+        replica = start_gated(replicas, {"IGNITE_TIMEOUT_SECS": "0.2"})
+        assert replica.request(body=b"wait").status == 504
+        replica.signal(signal.SIGTERM)
+        assert replica.wait() == 0
+
+
+class TestStart:
+    def test_an_import_that_fails(self, replicas: Replicas) -> None:
+        replica = replicas.spawn("import nothing_like_it\n")
+        assert replica.wait() == 3
+        replica.wait_line("handler.py")
+        replica.wait_line("ModuleNotFoundError: No module named 'nothing_like_it'")
+        assert not any("ignite_shim" in line for line in replica.lines)
+        assert not Path(replica.socket_path).exists()
+
+    @pytest.mark.parametrize("code", ["import sys\nsys.exit(0)\n", "def handler(:\n"])
+    def test_an_import_that_leaves_or_cannot_be_parsed(self, replicas: Replicas, code: str) -> None:
+        assert replicas.spawn(code).wait() == 3
+
+    @pytest.mark.parametrize(
+        ("files", "message"),
+        [
+            ({"main.py": ""}, "ignite: the app has no handler.py at its root"),
+            ({"handler.py": "x = 1\n"}, "ignite: handler.py has no function named handler"),
+            ({"handler.py": "handler = 1\n"}, "ignite: handler.py has no function named handler"),
+        ],
+    )
+    def test_no_handler(self, replicas: Replicas, files: dict[str, str], message: str) -> None:
+        replica = replicas.spawn(files)
+        assert replica.wait() == 4
+        replica.wait_line(message)
+        assert replica.lines == [message]
+
+    def test_dependencies_are_found_behind_the_app(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            {
+                "handler.py": "import dep, own\ndef handler(p, c):\n    return dep.X + own.X\n",
+                ".deps/dep.py": "X = 'dep '\n",
+                ".deps/own.py": "X = 'wrong'\n",
+                "own.py": "X = 'own'\n",
+            }
+        )
+        assert replica.call() == b"dep own"
+
+    def test_output_and_logging_come_line_by_line(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            "import logging\nprint('at import')\ndef handler(p, c):\n"
+            "    print('grüße \\udc80')\n    logging.getLogger('mine').info('logged')\n"
+        )
+        replica.wait_line("at import")
+        replica.call()
+        replica.wait_line("grüße \\udc80")
+        assert replica.wait_line("logged") == "INFO mine: logged"
+
+    def test_logging_set_up_by_the_app_is_left_alone(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            "import logging\nlogging.basicConfig(format='mine %(message)s', level='INFO')\n"
+            "def handler(p, c):\n    logging.info('x')\n"
+        )
+        replica.call()
+        assert replica.wait_line("mine x") == "mine x"
+
+    def test_background_threads_go_on_between_requests(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            "import threading, time\ndef work():\n    for n in range(3):\n"
+            "        print('tick', n)\n        time.sleep(0.01)\n"
+            "threading.Thread(target=work, daemon=True).start()\ndef handler(p, c):\n    pass\n"
+        )
+        replica.wait_line("tick 2")
+
+    def test_many_at_once(self, replicas: Replicas) -> None:
+        replica = replicas.start(
+            "def handler(p, c):\n    return p\n", {"IGNITE_QUEUE_LENGTH": "500"}
+        )
+        bodies = [b"%d" % number for number in range(300)]
+        with ThreadPoolExecutor(20) as pool:
+            assert list(pool.map(replica.call, bodies)) == bodies
