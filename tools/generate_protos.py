@@ -72,7 +72,7 @@ def generate() -> Mapping[Path, bytes]:
             f"--python_out={out}",
             f"--grpc_python_out={out}",
             f"--mypy_out=quiet:{out}",
-            f"--mypy_grpc_out=quiet:{out}",
+            f"--mypy_grpc_out=quiet,generate_concrete_servicer_stubs:{out}",
             *sources_of(*PACKAGES),
         )
         # A file without services still gets an empty service module; nobody needs those.

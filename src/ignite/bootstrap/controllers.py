@@ -38,7 +38,7 @@ def components(settings: Settings, layout: Layout) -> Tiers:
         database, backend, board, autoscaler, _deployment_settings(settings), now=now
     )
     builder = LocalBuilder(
-        FileBlobStore(layout.blobs), spawner, layout, settings.build, settings.limits
+        spawner, FileBlobStore(layout.blobs), layout, settings.build, settings.limits
     )
     builds = Builds(
         database,

@@ -90,29 +90,25 @@ class AdminServiceAsyncStub(AdminServiceStub):
     IssueToken: _aio.UnaryUnaryMultiCallable[_ignite_admin_pb2.IssueTokenRequest, _ignite_admin_pb2.IssueTokenResponse]  # type: ignore[assignment]
     """Issues a short token in the name of a service account, or of a named person for development."""
 
-class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
+class AdminServiceServicer:
     def GetClusterHealth(
         self,
         request: _ignite_admin_pb2.GetClusterHealthRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.GetClusterHealthResponse, _abc.Awaitable[_ignite_admin_pb2.GetClusterHealthResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListWarmPools(
         self,
         request: _ignite_admin_pb2.ListWarmPoolsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.ListWarmPoolsResponse, _abc.Awaitable[_ignite_admin_pb2.ListWarmPoolsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def SetWarmPoolSize(
         self,
         request: _ignite_admin_pb2.SetWarmPoolSizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.SetWarmPoolSizeResponse, _abc.Awaitable[_ignite_admin_pb2.SetWarmPoolSizeResponse]]: ...
 
-    @_abc_1.abstractmethod
     def PublishPublicApp(
         self,
         request: _ignite_admin_pb2.PublishPublicAppRequest,
@@ -120,7 +116,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_admin_pb2.PublishPublicAppResponse, _abc.Awaitable[_ignite_admin_pb2.PublishPublicAppResponse]]:
         """Lists a published app in the public catalogue."""
 
-    @_abc_1.abstractmethod
     def UnpublishPublicApp(
         self,
         request: _ignite_admin_pb2.UnpublishPublicAppRequest,
@@ -128,28 +123,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_admin_pb2.UnpublishPublicAppResponse, _abc.Awaitable[_ignite_admin_pb2.UnpublishPublicAppResponse]]:
         """Takes an app off the public catalogue; the app itself stays."""
 
-    @_abc_1.abstractmethod
     def CreateOrganization(
         self,
         request: _ignite_admin_pb2.CreateOrganizationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.CreateOrganizationResponse, _abc.Awaitable[_ignite_admin_pb2.CreateOrganizationResponse]]: ...
 
-    @_abc_1.abstractmethod
     def GetOrganization(
         self,
         request: _ignite_admin_pb2.GetOrganizationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.GetOrganizationResponse, _abc.Awaitable[_ignite_admin_pb2.GetOrganizationResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListOrganizations(
         self,
         request: _ignite_admin_pb2.ListOrganizationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.ListOrganizationsResponse, _abc.Awaitable[_ignite_admin_pb2.ListOrganizationsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def DeleteOrganization(
         self,
         request: _ignite_admin_pb2.DeleteOrganizationRequest,
@@ -157,7 +148,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_admin_pb2.DeleteOrganizationResponse, _abc.Awaitable[_ignite_admin_pb2.DeleteOrganizationResponse]]:
         """Refused while the organisation still has apps."""
 
-    @_abc_1.abstractmethod
     def CreateServiceAccount(
         self,
         request: _ignite_admin_pb2.CreateServiceAccountRequest,
@@ -165,28 +155,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_admin_pb2.CreateServiceAccountResponse, _abc.Awaitable[_ignite_admin_pb2.CreateServiceAccountResponse]]:
         """Answers the secret, which is not kept and cannot be read again."""
 
-    @_abc_1.abstractmethod
     def GetServiceAccount(
         self,
         request: _ignite_admin_pb2.GetServiceAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.GetServiceAccountResponse, _abc.Awaitable[_ignite_admin_pb2.GetServiceAccountResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListServiceAccounts(
         self,
         request: _ignite_admin_pb2.ListServiceAccountsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.ListServiceAccountsResponse, _abc.Awaitable[_ignite_admin_pb2.ListServiceAccountsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def DeleteServiceAccount(
         self,
         request: _ignite_admin_pb2.DeleteServiceAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.DeleteServiceAccountResponse, _abc.Awaitable[_ignite_admin_pb2.DeleteServiceAccountResponse]]: ...
 
-    @_abc_1.abstractmethod
     def RotateServiceAccountSecret(
         self,
         request: _ignite_admin_pb2.RotateServiceAccountSecretRequest,
@@ -194,7 +180,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_admin_pb2.RotateServiceAccountSecretResponse, _abc.Awaitable[_ignite_admin_pb2.RotateServiceAccountSecretResponse]]:
         """Replaces the secret; the old one stops to work at once."""
 
-    @_abc_1.abstractmethod
     def SetServiceAccountRoles(
         self,
         request: _ignite_admin_pb2.SetServiceAccountRolesRequest,
@@ -202,14 +187,12 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_admin_pb2.SetServiceAccountRolesResponse, _abc.Awaitable[_ignite_admin_pb2.SetServiceAccountRolesResponse]]:
         """Replaces all roles of the account; tokens already issued keep theirs until they expire."""
 
-    @_abc_1.abstractmethod
     def ListRoles(
         self,
         request: _ignite_admin_pb2.ListRolesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_admin_pb2.ListRolesResponse, _abc.Awaitable[_ignite_admin_pb2.ListRolesResponse]]: ...
 
-    @_abc_1.abstractmethod
     def RotateSigningKey(
         self,
         request: _ignite_admin_pb2.RotateSigningKeyRequest,
@@ -217,7 +200,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_admin_pb2.RotateSigningKeyResponse, _abc.Awaitable[_ignite_admin_pb2.RotateSigningKeyResponse]]:
         """Publishes a new key, which signs after one cache period; the old one verifies until its tokens expire."""
 
-    @_abc_1.abstractmethod
     def IssueToken(
         self,
         request: _ignite_admin_pb2.IssueTokenRequest,

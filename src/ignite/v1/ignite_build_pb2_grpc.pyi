@@ -54,43 +54,37 @@ class BuildServiceAsyncStub(BuildServiceStub):
     UploadBuildContext: _aio.StreamUnaryMultiCallable[_ignite_build_pb2.UploadBuildContextRequest, _ignite_build_pb2.UploadBuildContextResponse]  # type: ignore[assignment]
     """The first message is the metadata, the others are chunks of about 512 KB. No HTTP form."""
 
-class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
+class BuildServiceServicer:
     def CreateBuild(
         self,
         request: _ignite_build_pb2.CreateBuildRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_build_pb2.CreateBuildResponse, _abc.Awaitable[_ignite_build_pb2.CreateBuildResponse]]: ...
 
-    @_abc_1.abstractmethod
     def GetBuild(
         self,
         request: _ignite_build_pb2.GetBuildRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_build_pb2.GetBuildResponse, _abc.Awaitable[_ignite_build_pb2.GetBuildResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListBuilds(
         self,
         request: _ignite_build_pb2.ListBuildsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_build_pb2.ListBuildsResponse, _abc.Awaitable[_ignite_build_pb2.ListBuildsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def StreamBuildLogs(
         self,
         request: _ignite_build_pb2.StreamBuildLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ignite_build_pb2.StreamBuildLogsResponse], _abc.AsyncIterator[_ignite_build_pb2.StreamBuildLogsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def CancelBuild(
         self,
         request: _ignite_build_pb2.CancelBuildRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_build_pb2.CancelBuildResponse, _abc.Awaitable[_ignite_build_pb2.CancelBuildResponse]]: ...
 
-    @_abc_1.abstractmethod
     def SaveBuildSecrets(
         self,
         request: _ignite_build_pb2.SaveBuildSecretsRequest,
@@ -98,7 +92,6 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_build_pb2.SaveBuildSecretsResponse, _abc.Awaitable[_ignite_build_pb2.SaveBuildSecretsResponse]]:
         """Replaces the credentials that later builds of the organisation use."""
 
-    @_abc_1.abstractmethod
     def UploadBuildContext(
         self,
         request_iterator: _MaybeAsyncIterator[_ignite_build_pb2.UploadBuildContextRequest],

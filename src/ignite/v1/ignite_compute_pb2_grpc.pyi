@@ -138,8 +138,7 @@ class ComputeServiceAsyncStub(ComputeServiceStub):
     GetPublicCatalogDetail: _aio.UnaryUnaryMultiCallable[_ignite_compute_pb2.GetPublicCatalogDetailRequest, _ignite_compute_pb2.GetPublicCatalogDetailResponse]  # type: ignore[assignment]
     HealthCheck: _aio.UnaryUnaryMultiCallable[_ignite_compute_pb2.HealthCheckRequest, _ignite_compute_pb2.HealthCheckResponse]  # type: ignore[assignment]
 
-class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
+class ComputeServiceServicer:
     def CreateApp(
         self,
         request: _ignite_compute_pb2.CreateAppRequest,
@@ -147,21 +146,18 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.CreateAppResponse, _abc.Awaitable[_ignite_compute_pb2.CreateAppResponse]]:
         """Creates the app's record; with `code` it also saves the draft."""
 
-    @_abc_1.abstractmethod
     def GetApp(
         self,
         request: _ignite_compute_pb2.GetAppRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetAppResponse, _abc.Awaitable[_ignite_compute_pb2.GetAppResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListApps(
         self,
         request: _ignite_compute_pb2.ListAppsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.ListAppsResponse, _abc.Awaitable[_ignite_compute_pb2.ListAppsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def UpdateAppConfig(
         self,
         request: _ignite_compute_pb2.UpdateAppConfigRequest,
@@ -169,7 +165,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.UpdateAppConfigResponse, _abc.Awaitable[_ignite_compute_pb2.UpdateAppConfigResponse]]:
         """Changes what the update mask or field presence names, and applies it to the running deployment."""
 
-    @_abc_1.abstractmethod
     def DeleteApp(
         self,
         request: _ignite_compute_pb2.DeleteAppRequest,
@@ -177,14 +172,12 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.DeleteAppResponse, _abc.Awaitable[_ignite_compute_pb2.DeleteAppResponse]]:
         """Removes the app with its versions, code, deployment and routes."""
 
-    @_abc_1.abstractmethod
     def GetAppState(
         self,
         request: _ignite_compute_pb2.GetAppStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetAppStateResponse, _abc.Awaitable[_ignite_compute_pb2.GetAppStateResponse]]: ...
 
-    @_abc_1.abstractmethod
     def SaveDraft(
         self,
         request: _ignite_compute_pb2.SaveDraftRequest,
@@ -192,14 +185,12 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.SaveDraftResponse, _abc.Awaitable[_ignite_compute_pb2.SaveDraftResponse]]:
         """Replaces version 0. Compiles nothing and numbers nothing."""
 
-    @_abc_1.abstractmethod
     def GetDraftInfo(
         self,
         request: _ignite_compute_pb2.GetDraftInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetDraftInfoResponse, _abc.Awaitable[_ignite_compute_pb2.GetDraftInfoResponse]]: ...
 
-    @_abc_1.abstractmethod
     def CompileDraft(
         self,
         request: _ignite_compute_pb2.CompileDraftRequest,
@@ -207,7 +198,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.CompileDraftResponse, _abc.Awaitable[_ignite_compute_pb2.CompileDraftResponse]]:
         """Starts the compile or image build and returns; follow it by StreamCompileLogs."""
 
-    @_abc_1.abstractmethod
     def TestDraft(
         self,
         request: _ignite_compute_pb2.TestDraftRequest,
@@ -215,7 +205,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.TestDraftResponse, _abc.Awaitable[_ignite_compute_pb2.TestDraftResponse]]:
         """Runs the draft once without publishing it."""
 
-    @_abc_1.abstractmethod
     def PublishDraft(
         self,
         request: _ignite_compute_pb2.PublishDraftRequest,
@@ -223,7 +212,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.PublishDraftResponse, _abc.Awaitable[_ignite_compute_pb2.PublishDraftResponse]]:
         """Makes the draft the next version and returns; traffic moves once a replica of it is ready."""
 
-    @_abc_1.abstractmethod
     def ListAppVersions(
         self,
         request: _ignite_compute_pb2.ListAppVersionsRequest,
@@ -231,14 +219,12 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.ListAppVersionsResponse, _abc.Awaitable[_ignite_compute_pb2.ListAppVersionsResponse]]:
         """Newest first."""
 
-    @_abc_1.abstractmethod
     def GetAppVersion(
         self,
         request: _ignite_compute_pb2.GetAppVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetAppVersionResponse, _abc.Awaitable[_ignite_compute_pb2.GetAppVersionResponse]]: ...
 
-    @_abc_1.abstractmethod
     def TestAppVersion(
         self,
         request: _ignite_compute_pb2.TestAppVersionRequest,
@@ -246,7 +232,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.TestAppVersionResponse, _abc.Awaitable[_ignite_compute_pb2.TestAppVersionResponse]]:
         """Runs a version once without making it active."""
 
-    @_abc_1.abstractmethod
     def RollbackApp(
         self,
         request: _ignite_compute_pb2.RollbackAppRequest,
@@ -254,7 +239,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.RollbackAppResponse, _abc.Awaitable[_ignite_compute_pb2.RollbackAppResponse]]:
         """Points the app at an earlier version; rewrites nothing."""
 
-    @_abc_1.abstractmethod
     def GetAppCode(
         self,
         request: _ignite_compute_pb2.GetAppCodeRequest,
@@ -262,7 +246,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.GetAppCodeResponse, _abc.Awaitable[_ignite_compute_pb2.GetAppCodeResponse]]:
         """Answers the source of a version as it was saved."""
 
-    @_abc_1.abstractmethod
     def Invoke(
         self,
         request: _ignite_compute_pb2.InvokeRequest,
@@ -270,7 +253,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_ignite_compute_pb2.InvokeResponse], _abc.AsyncIterator[_ignite_compute_pb2.InvokeResponse]]:
         """Calls the app: one head, chunks, at most one trailer. Records nothing."""
 
-    @_abc_1.abstractmethod
     def InvokeAsync(
         self,
         request: _ignite_compute_pb2.InvokeRequest,
@@ -278,14 +260,12 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.InvokeAsyncResponse, _abc.Awaitable[_ignite_compute_pb2.InvokeAsyncResponse]]:
         """Records an execution and returns its id."""
 
-    @_abc_1.abstractmethod
     def GetExecution(
         self,
         request: _ignite_compute_pb2.GetExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetExecutionResponse, _abc.Awaitable[_ignite_compute_pb2.GetExecutionResponse]]: ...
 
-    @_abc_1.abstractmethod
     def WatchExecution(
         self,
         request: _ignite_compute_pb2.WatchExecutionRequest,
@@ -293,14 +273,12 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_ignite_compute_pb2.WatchExecutionResponse], _abc.AsyncIterator[_ignite_compute_pb2.WatchExecutionResponse]]:
         """Sends the execution now and at every change until it is terminal."""
 
-    @_abc_1.abstractmethod
     def GetExecutionStats(
         self,
         request: _ignite_compute_pb2.GetExecutionStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetExecutionStatsResponse, _abc.Awaitable[_ignite_compute_pb2.GetExecutionStatsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def GetAppLogs(
         self,
         request: _ignite_compute_pb2.GetAppLogsRequest,
@@ -308,35 +286,30 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.GetAppLogsResponse, _abc.Awaitable[_ignite_compute_pb2.GetAppLogsResponse]]:
         """Reads live from the replicas; nothing is stored."""
 
-    @_abc_1.abstractmethod
     def StreamAppLogs(
         self,
         request: _ignite_compute_pb2.StreamAppLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ignite_compute_pb2.StreamAppLogsResponse], _abc.AsyncIterator[_ignite_compute_pb2.StreamAppLogsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def GetAppEvents(
         self,
         request: _ignite_compute_pb2.GetAppEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetAppEventsResponse, _abc.Awaitable[_ignite_compute_pb2.GetAppEventsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def StreamAppEvents(
         self,
         request: _ignite_compute_pb2.StreamAppEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ignite_compute_pb2.StreamAppEventsResponse], _abc.AsyncIterator[_ignite_compute_pb2.StreamAppEventsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListAppReplicas(
         self,
         request: _ignite_compute_pb2.ListAppReplicasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.ListAppReplicasResponse, _abc.Awaitable[_ignite_compute_pb2.ListAppReplicasResponse]]: ...
 
-    @_abc_1.abstractmethod
     def GetBuildLog(
         self,
         request: _ignite_compute_pb2.GetBuildLogRequest,
@@ -344,7 +317,6 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_compute_pb2.GetBuildLogResponse, _abc.Awaitable[_ignite_compute_pb2.GetBuildLogResponse]]:
         """Answers the stored log of one build of the app."""
 
-    @_abc_1.abstractmethod
     def StreamCompileLogs(
         self,
         request: _ignite_compute_pb2.StreamCompileLogsRequest,
@@ -352,42 +324,36 @@ class ComputeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_ignite_compute_pb2.StreamCompileLogsResponse], _abc.AsyncIterator[_ignite_compute_pb2.StreamCompileLogsResponse]]:
         """Replays and follows the log of a compile until it ends."""
 
-    @_abc_1.abstractmethod
     def GetMcpToolDefinition(
         self,
         request: _ignite_compute_pb2.GetMcpToolDefinitionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetMcpToolDefinitionResponse, _abc.Awaitable[_ignite_compute_pb2.GetMcpToolDefinitionResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListMcpTools(
         self,
         request: _ignite_compute_pb2.ListMcpToolsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.ListMcpToolsResponse, _abc.Awaitable[_ignite_compute_pb2.ListMcpToolsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListCatalog(
         self,
         request: _ignite_compute_pb2.ListCatalogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.ListCatalogResponse, _abc.Awaitable[_ignite_compute_pb2.ListCatalogResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListPublicCatalog(
         self,
         request: _ignite_compute_pb2.ListPublicCatalogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.ListPublicCatalogResponse, _abc.Awaitable[_ignite_compute_pb2.ListPublicCatalogResponse]]: ...
 
-    @_abc_1.abstractmethod
     def GetPublicCatalogDetail(
         self,
         request: _ignite_compute_pb2.GetPublicCatalogDetailRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_compute_pb2.GetPublicCatalogDetailResponse, _abc.Awaitable[_ignite_compute_pb2.GetPublicCatalogDetailResponse]]: ...
 
-    @_abc_1.abstractmethod
     def HealthCheck(
         self,
         request: _ignite_compute_pb2.HealthCheckRequest,

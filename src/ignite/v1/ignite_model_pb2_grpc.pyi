@@ -65,36 +65,31 @@ class ModelServiceAsyncStub(ModelServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_ignite_model_pb2.ListModelsRequest, _ignite_model_pb2.ListModelsResponse]  # type: ignore[assignment]
     GetModel: _aio.UnaryUnaryMultiCallable[_ignite_model_pb2.GetModelRequest, _ignite_model_pb2.GetModelResponse]  # type: ignore[assignment]
 
-class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
+class ModelServiceServicer:
     def ChatCompletion(
         self,
         request: _ignite_model_pb2.ChatCompletionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_model_pb2.ChatCompletionResponse, _abc.Awaitable[_ignite_model_pb2.ChatCompletionResponse]]: ...
 
-    @_abc_1.abstractmethod
     def StreamChatCompletion(
         self,
         request: _ignite_model_pb2.ChatCompletionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ignite_model_pb2.ChatCompletionChunk], _abc.AsyncIterator[_ignite_model_pb2.ChatCompletionChunk]]: ...
 
-    @_abc_1.abstractmethod
     def Embed(
         self,
         request: _ignite_model_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_model_pb2.EmbedResponse, _abc.Awaitable[_ignite_model_pb2.EmbedResponse]]: ...
 
-    @_abc_1.abstractmethod
     def Rerank(
         self,
         request: _ignite_model_pb2.RerankRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_model_pb2.RerankResponse, _abc.Awaitable[_ignite_model_pb2.RerankResponse]]: ...
 
-    @_abc_1.abstractmethod
     def StreamRerank(
         self,
         request: _ignite_model_pb2.RerankRequest,
@@ -102,14 +97,12 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_ignite_model_pb2.RerankResult], _abc.AsyncIterator[_ignite_model_pb2.RerankResult]]:
         """Emits each result as it is scored, the most relevant first."""
 
-    @_abc_1.abstractmethod
     def Transcribe(
         self,
         request: _ignite_model_pb2.TranscribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_model_pb2.TranscribeResponse, _abc.Awaitable[_ignite_model_pb2.TranscribeResponse]]: ...
 
-    @_abc_1.abstractmethod
     def Infer(
         self,
         request: _ignite_model_pb2.InferRequest,
@@ -117,21 +110,18 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_model_pb2.InferResponse, _abc.Awaitable[_ignite_model_pb2.InferResponse]]:
         """For models without an OpenAI or Cohere shape; GetModel tells their schemas."""
 
-    @_abc_1.abstractmethod
     def StreamInfer(
         self,
         request: _ignite_model_pb2.InferRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ignite_model_pb2.InferResponse], _abc.AsyncIterator[_ignite_model_pb2.InferResponse]]: ...
 
-    @_abc_1.abstractmethod
     def ListModels(
         self,
         request: _ignite_model_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_model_pb2.ListModelsResponse, _abc.Awaitable[_ignite_model_pb2.ListModelsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def GetModel(
         self,
         request: _ignite_model_pb2.GetModelRequest,

@@ -52,8 +52,7 @@ class SecretServiceAsyncStub(SecretServiceStub):
     DeleteSecret: _aio.UnaryUnaryMultiCallable[_ignite_secret_pb2.DeleteSecretRequest, _ignite_secret_pb2.DeleteSecretResponse]  # type: ignore[assignment]
     """Succeeds also for a slot that is not there."""
 
-class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
+class SecretServiceServicer:
     def CreateSecret(
         self,
         request: _ignite_secret_pb2.CreateSecretRequest,
@@ -61,7 +60,6 @@ class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_secret_pb2.CreateSecretResponse, _abc.Awaitable[_ignite_secret_pb2.CreateSecretResponse]]:
         """Creates or overwrites a slot; overwriting is how credentials rotate."""
 
-    @_abc_1.abstractmethod
     def GetSecret(
         self,
         request: _ignite_secret_pb2.GetSecretRequest,
@@ -69,14 +67,12 @@ class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ignite_secret_pb2.GetSecretResponse, _abc.Awaitable[_ignite_secret_pb2.GetSecretResponse]]:
         """Answers the slot including its value."""
 
-    @_abc_1.abstractmethod
     def ListSecrets(
         self,
         request: _ignite_secret_pb2.ListSecretsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ignite_secret_pb2.ListSecretsResponse, _abc.Awaitable[_ignite_secret_pb2.ListSecretsResponse]]: ...
 
-    @_abc_1.abstractmethod
     def DeleteSecret(
         self,
         request: _ignite_secret_pb2.DeleteSecretRequest,

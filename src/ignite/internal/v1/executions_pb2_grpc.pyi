@@ -46,8 +46,7 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     NOT_FOUND when this controller does not run it.
     """
 
-class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
+class ExecutionServiceServicer:
     def StreamOutput(
         self,
         request: _executions_pb2.StreamOutputRequest,

@@ -70,8 +70,7 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     GetSandboxReport: _aio.UnaryUnaryMultiCallable[_replicas_pb2.GetSandboxReportRequest, _replicas_pb2.GetSandboxReportResponse]  # type: ignore[assignment]
     """How well this host can isolate, as measured at the spawner's start."""
 
-class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
+class ReplicaServiceServicer:
     def StartReplica(
         self,
         request: _replicas_pb2.StartReplicaRequest,
@@ -81,7 +80,6 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         answers its status and changes nothing.
         """
 
-    @_abc_1.abstractmethod
     def StopReplica(
         self,
         request: _replicas_pb2.StopReplicaRequest,
@@ -89,7 +87,6 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_replicas_pb2.StopReplicaResponse, _abc.Awaitable[_replicas_pb2.StopReplicaResponse]]:
         """Drains, then SIGTERM, the grace, SIGKILL. Returns at once; an unknown id is success."""
 
-    @_abc_1.abstractmethod
     def ListReplicas(
         self,
         request: _replicas_pb2.ListReplicasRequest,
@@ -97,7 +94,6 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_replicas_pb2.ListReplicasResponse, _abc.Awaitable[_replicas_pb2.ListReplicasResponse]]:
         """All replicas there are, also those another controller started."""
 
-    @_abc_1.abstractmethod
     def WatchReplicas(
         self,
         request: _replicas_pb2.WatchReplicasRequest,
@@ -105,7 +101,6 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_replicas_pb2.WatchReplicasResponse], _abc.AsyncIterator[_replicas_pb2.WatchReplicasResponse]]:
         """First all replicas with `snapshot` set, then those that changed."""
 
-    @_abc_1.abstractmethod
     def StreamReplicaLogs(
         self,
         request: _replicas_pb2.StreamReplicaLogsRequest,
@@ -113,7 +108,6 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_replicas_pb2.StreamReplicaLogsResponse], _abc.AsyncIterator[_replicas_pb2.StreamReplicaLogsResponse]]:
         """What replicas write, from a bounded memory of the spawner."""
 
-    @_abc_1.abstractmethod
     def RunBuild(
         self,
         request: _replicas_pb2.RunBuildRequest,
@@ -121,7 +115,6 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_replicas_pb2.RunBuildResponse], _abc.AsyncIterator[_replicas_pb2.RunBuildResponse]]:
         """Runs a build in a sandbox: lines, then one result. Ending the call cancels the build."""
 
-    @_abc_1.abstractmethod
     def GetSandboxReport(
         self,
         request: _replicas_pb2.GetSandboxReportRequest,

@@ -70,8 +70,7 @@ class RouteServiceAsyncStub(RouteServiceStub):
     doubled report is harmless.
     """
 
-class RouteServiceServicer(metaclass=_abc_1.ABCMeta):
-    @_abc_1.abstractmethod
+class RouteServiceServicer:
     def WatchRoutes(
         self,
         request: _routes_pb2.WatchRoutesRequest,
@@ -81,7 +80,6 @@ class RouteServiceServicer(metaclass=_abc_1.ABCMeta):
         A caller whose `known_revision` is still current gets an empty update without `snapshot`.
         """
 
-    @_abc_1.abstractmethod
     def AckRoutes(
         self,
         request: _routes_pb2.AckRoutesRequest,
@@ -91,7 +89,6 @@ class RouteServiceServicer(metaclass=_abc_1.ABCMeta):
         every connected gateway has acknowledged the revision that took it away.
         """
 
-    @_abc_1.abstractmethod
     def Wake(
         self,
         request: _routes_pb2.WakeRequest,
@@ -101,7 +98,6 @@ class RouteServiceServicer(metaclass=_abc_1.ABCMeta):
         readiness arrives as a route. Repeating it changes nothing.
         """
 
-    @_abc_1.abstractmethod
     def ReportDemand(
         self,
         request: _routes_pb2.ReportDemandRequest,
