@@ -94,7 +94,7 @@ class AdminGroup(Group):
 
 
 @click.group(cls=AdminGroup)
-def organization() -> None:
+def organization(**_where: object) -> None:
     """Manage the organisations of an installation (operator)."""
 
 
@@ -146,7 +146,7 @@ def delete_organization(ctx: click.Context, name: str) -> None:
 
 
 @click.group(cls=AdminGroup)
-def service_account() -> None:
+def service_account(**_where: object) -> None:
     """Manage service accounts (operator)."""
 
 
