@@ -96,6 +96,7 @@ root = Root(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
 )
+click.version_option(package_name="ignite", message="%(version)s")(root)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,10 +1,14 @@
 """`ignite app deploy`: idempotent, and honest about how it ends."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from tests.fakes.ignite_server import FakeServer
+from tests.fakes.ignite_server import TOKEN, FakeServer
 
 from ignite.cli.progress import Progress
 from ignite.v1 import ignite_common_pb2 as common
@@ -134,6 +138,31 @@ class TestDeploy:
             "published": True,
             "publicUrls": ["http://hello-acme.localhost:8080"],
         }
+
+
+class TestInterrupt:
+    def test_interrupt_after_publishing_says_that_it_goes_on(
+        self, server: FakeServer, code: Path, home: Path
+    ) -> None:
+        server.behaviour.polls_until_active = 10**6
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "IGNITE_API_ENDPOINT": server.address,
+            "IGNITE_TOKEN": TOKEN,
+            "IGNITE_ORG_NAME": "acme",
+        }
+        command = [sys.executable, "-m", "ignite", "app", "deploy", "hello", "--code", str(code)]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as run:
+            assert run.stderr is not None
+            for line in run.stderr:
+                if line.startswith("✓ Publish"):
+                    break
+            run.send_signal(signal.SIGINT)
+            rest = run.stderr.read()
+        assert run.returncode == 130
+        assert "Publishing of version 1 goes on" in rest
+        assert "Traceback" not in rest
 
 
 class TestProgress:
