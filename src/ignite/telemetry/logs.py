@@ -8,12 +8,9 @@ import json
 import logging
 import re
 import sys
-from contextvars import ContextVar
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
-
-request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the request under way; set by whoever accepts it, shown on every line."""
 
 REDACTED = "[redacted]"
 
@@ -41,11 +38,15 @@ def redact(text: str) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON."""
+    """Formats a record as one line of JSON.
 
-    def __init__(self, role: str) -> None:
+    `request_id` tells the id of the request that the current task serves, "" for none.
+    """
+
+    def __init__(self, role: str, request_id: Callable[[], str] = str) -> None:
         super().__init__()
         self._role = role
+        self._request_id = request_id
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -56,7 +57,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": redact(record.getMessage()),
         }
-        if current := request_id.get():
+        if current := self._request_id():
             line["request_id"] = current
         for key, value in record.__dict__.items():
             if key not in _PLAIN:
@@ -88,10 +89,16 @@ def _text(value: object) -> str:
     return redact(str(value))
 
 
-def configure(level: str, role: str, stream: TextIO | None = None) -> None:
+def configure(
+    level: str,
+    role: str,
+    *,
+    request_id: Callable[[], str] = str,
+    stream: TextIO | None = None,
+) -> None:
     """Send all logs of this process to `stream` (stderr) as JSON; replaces earlier handlers."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(role))
+    handler.setFormatter(JsonFormatter(role, request_id))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -1,0 +1,1 @@
+"""SecretService: named, typed credentials of an organisation (spec 13)."""
