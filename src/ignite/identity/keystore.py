@@ -20,7 +20,7 @@ from ignite.settings import IdentitySettings
 
 logger = logging.getLogger(__name__)
 
-DOCUMENT = "identity/signing-keys"
+DOCUMENT = "identity-signing-keys"
 # Beyond the last token's end: clocks that differ, and Envoy's own leeway of a minute.
 KEEP_SLACK = timedelta(seconds=120)
 MAX_REFRESH_SECS = 30.0
