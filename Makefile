@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # pytest-xdist workers, and what to test: make test TESTS=tests/unit/cli
 JOBS ?= 2
 TESTS ?= tests
-FAST := tests/unit tests/integration tests/contract
+FAST := tests/unit tests/integration tests/contract tests/conformance
 PYTEST := $(BIN)/pytest -p no:cacheprovider -n $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
@@ -28,7 +28,7 @@ static: lint types imports ## everything of check but the tests
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python tools/generate_protos.py --lint
 
-fast: $(VENV)/.dev ## unit, integration and contract tests
+fast: $(VENV)/.dev ## unit, integration, contract and conformance tests
 	$(PYTEST) $(wildcard $(FAST))
 
 proto: $(VENV)/.dev ## generate the stubs again
