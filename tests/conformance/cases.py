@@ -49,6 +49,7 @@ def python(text: str, **more: str) -> Mapping[str, Code]:
 
 
 ECHO = python("def handler(payload, ctx):\n    return payload\n")
+JSON_VALUES: tuple[object, ...] = ({"a": [1, 2.5, None]}, [], True, None, 7)
 BIG = bytes(range(256)) * 20_000
 
 CASES = (
@@ -86,7 +87,7 @@ CASES = (
                 content_type="application/json",
                 answer=json.dumps(value).encode(),
             )
-            for value in ({"a": [1, 2.5, None]}, [], True, None, 7)
+            for value in JSON_VALUES
         ),
     ),
     Case(

@@ -253,6 +253,7 @@ class Connection(asyncio.Protocol):
         self._lingers = True
         self._head = self._body = None
         self._buffer.clear()
+        self._transport.write_eof()
         self._read(True)
         self._start_timer(LINGER_SECS)
 
