@@ -120,13 +120,13 @@ def failed_compile(message: str, reason: str) -> Outcome:
     )
 
 
-def timed_out(message: str) -> Outcome:
+def timed_out(message: str, *, fault: ErrorClass = ErrorClass.USER_CODE) -> Outcome:
     """Return the end of a run that took too long."""
     return Outcome(
         status=ExecutionStatus.TIMEOUT,
         error=message[:MAX_ERROR_CHARS],
         error_reason="DeadlineExceeded",
-        error_class=ErrorClass.USER_CODE,
+        error_class=fault,
     )
 
 

@@ -20,6 +20,7 @@ from ignite.domain.errors import (
     Unavailable,
 )
 from ignite.domain.executions import (
+    ErrorClass,
     Execution,
     Outcome,
     cold_start_ms_of,
@@ -116,7 +117,7 @@ class Trials:
             await (draft_of(tx, app) if number == DRAFT else version_of(tx, app, number))
         answer = _Answer(execution_id=call.execution_id)
         started_at, began = self._now(), self._monotonic()
-        compiled = began
+        compiled: float | None = None
         try:
             async with asyncio.timeout(seconds):
                 await self._compile(principal, ref, number)
@@ -124,12 +125,12 @@ class Trials:
                 left = seconds - (compiled - began)
                 outcome = await self._call(principal, ref, number, http, payload, left, answer)
         except TimeoutError:
-            outcome = timed_out(f"took longer than {seconds:.1f} s")
+            outcome = _timeout(seconds, is_compiled=compiled is not None)
         except _NotCompiled as error:
-            compiled = self._monotonic()
             outcome = error.outcome
         cold_start_ms = cold_start_ms_of(answer.headers)
-        took_ms = round((self._monotonic() - compiled) * 1000)
+        ended = self._monotonic()
+        took_ms = round((ended - (ended if compiled is None else compiled)) * 1000)
         execution = Execution(
             id=answer.execution_id,
             app=ref,
@@ -210,6 +211,14 @@ class Trials:
             if len(answer.body) > self._payload_bytes:
                 return False
         return True
+
+
+def _timeout(seconds: float, *, is_compiled: bool) -> Outcome:
+    if is_compiled:
+        return timed_out(f"took longer than {seconds:.1f} s")
+    return timed_out(
+        f"was not compiled within {seconds:.1f} s; the compile goes on", fault=ErrorClass.PLATFORM
+    )
 
 
 def _outcome_of_build(build: Build) -> Outcome:
