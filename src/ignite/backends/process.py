@@ -1,6 +1,6 @@
 """Replicas as sandboxed processes of this machine: a client of the spawner, which keeps root."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class ProcessDriver:
         except grpc.aio.AioRpcError as error:
             raise TemporaryError(f"spawner: {error.details()}") from error
 
-    async def watch(self) -> AsyncIterator[ReplicaChanges]:
+    async def watch(self) -> AsyncGenerator[ReplicaChanges, None]:
         """Yield a snapshot, then changes; raises TemporaryError when the spawner is gone."""
         stream = self._stub.WatchReplicas(pb.WatchReplicasRequest(), wait_for_ready=True)
         try:

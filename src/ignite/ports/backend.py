@@ -7,7 +7,10 @@ from ignite.domain.workloads import WorkloadSpec, WorkloadStatus
 
 
 class RuntimeBackend(Protocol):
-    """Runs Workloads somewhere. Calls are idempotent and do not wait for readiness."""
+    """Runs Workloads somewhere. Calls are idempotent and do not wait for readiness.
+
+    A Workload of an earlier process runs on as it was until `apply` or `remove` is called for it.
+    """
 
     async def apply(self, spec: WorkloadSpec) -> None:
         """Make the Workload so. An equal spec changes nothing."""
@@ -22,4 +25,7 @@ class RuntimeBackend(Protocol):
         """Return one Workload as last seen, from memory; an unknown one has no replicas."""
 
     def changes(self) -> AsyncIterator[str]:
-        """Yield keys of Workloads as hints that something changed. Hints may double or be lost."""
+        """Yield keys of Workloads as hints that something changed since this call.
+
+        Hints may double or be lost.
+        """

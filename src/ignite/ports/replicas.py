@@ -1,6 +1,6 @@
 """The port of drivers: what starts and stops single replicas on one machine."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,11 +22,11 @@ class ReplicaDriver(Protocol):
         """Start one replica; returns before it is ready.
 
         Raises PermanentError when this machine can never run it (`reason` says why), TemporaryError
-        otherwise.
+        otherwise: it is then not known whether the replica was started.
         """
 
     async def stop(self, replica_id: str, grace_secs: float, reason: str) -> None:
         """Drain and stop in the background; an unknown id is success. Raises TemporaryError."""
 
-    def watch(self) -> AsyncIterator[ReplicaChanges]:
+    def watch(self) -> AsyncGenerator[ReplicaChanges, None]:
         """Yield a snapshot, then changes; raises TemporaryError when the driver is gone."""
