@@ -192,9 +192,12 @@ def _prepare(
     """Lay the source out in `work/src`, and an empty `work/out`."""
     source = work / "src"
     for folder in (source, work / "out"):
-        folder.mkdir(mode=0o755)
+        folder.mkdir()
+        folder.chmod(0o755)  # noqa: S103 - the compile has a user of its own, whatever our umask
     if not is_archive:
-        (source / recipe.entry_files[0]).write_bytes(content)
+        entry = source / recipe.entry_files[0]
+        entry.write_bytes(content)
+        entry.chmod(0o644)
         return
     try:
         listing = inspect(content, limits)
