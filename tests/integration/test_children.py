@@ -119,6 +119,35 @@ async def test_missing_program_fails_by_name(tmp_path: Path) -> None:
         await asyncio.wait_for(child.run(lambda: None), 30)
 
 
+async def test_preparation_that_fails_counts_as_a_failed_start(tmp_path: Path) -> None:
+    async def prepare() -> None:
+        raise TimeoutError("the old one does not go away")
+
+    child = Child(spec(tmp_path, SERVE, prepare=prepare), backoff=FAST)
+    with pytest.raises(ChildFailed, match="could not be prepared: the old one does not go away"):
+        await asyncio.wait_for(child.run(lambda: None), 30)
+
+
+async def test_preparation_that_fails_later_is_tried_again(tmp_path: Path) -> None:
+    base = spec(tmp_path, SERVE)
+    calls = 0
+
+    async def prepare() -> None:
+        nonlocal calls
+        calls += 1
+        await base.prepare()
+        if 1 < calls < 5:
+            raise OSError("not now")
+
+    child = Child(replace(base, prepare=prepare), backoff=FAST)
+    async with running(child):
+        first = child.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: child.is_up and child.pid != first)
+    assert calls == 5
+
+
 async def test_child_that_runs_but_never_passes_its_probe_is_stopped(tmp_path: Path) -> None:
     started: list[int] = []
 

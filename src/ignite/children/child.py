@@ -116,7 +116,10 @@ class Child:
 
     async def _one_life(self, ready: Callable[[], None]) -> tuple[str, bool]:
         """Start the process and stay until it ends; return why it did and whether it served."""
-        await self._spec.prepare()
+        try:
+            await self._spec.prepare()
+        except OSError as error:
+            return f"could not be prepared: {error}", False
         self.starts += 1
         try:
             process = Process(self._spec)

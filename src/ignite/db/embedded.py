@@ -90,7 +90,7 @@ class EmbeddedPostgres:
             "unix_socket_directories": str(layout.postgres_socket_dir),
             **(extra or {}),
         }
-        self._bin = _binaries()
+        self._bin = binaries()
 
     def url(self) -> str:
         """Return the URL of our database for our role; holds the password."""
@@ -234,7 +234,7 @@ class EmbeddedPostgres:
         return password
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     """Return the wheel's folder of binaries, without importing the wheel."""
     for folder in _package_folders():
         found = Path(folder) / "pginstall" / "bin"
