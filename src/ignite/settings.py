@@ -133,6 +133,12 @@ class IdentitySettings(Group):
         le=86_400,
         description="A new key is published this long before it signs.",
     )
+    failed_logins_per_minute: int = Field(
+        default=10, ge=1, le=10_000, description="Wrong secrets a minute for one service account."
+    )
+    failed_logins_per_minute_total: int = Field(
+        default=300, ge=1, le=100_000, description="Wrong secrets a minute for all of them."
+    )
     external_issuer: str = Field(default="", description="Another OIDC issuer to believe.")
     external_jwks_url: str = Field(default="", description="Its keys; empty: by discovery.")
     external_audience: str = Field(default="", description="Audience its tokens must name.")

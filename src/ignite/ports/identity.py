@@ -75,3 +75,6 @@ class SecretHasher(Protocol):
 
     async def verify(self, secret: str, hashed: str) -> bool:
         """Tell whether `hashed` was made of `secret`."""
+
+    def remembers(self, secret: str, hashed: str) -> bool:
+        """Tell at no cost whether the pair was right before; False says nothing."""

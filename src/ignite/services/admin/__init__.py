@@ -1,0 +1,1 @@
+"""AdminService: organisations, service accounts, tokens and the health of the installation."""
