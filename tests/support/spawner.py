@@ -25,6 +25,7 @@ import pytest
 from ignite.internal.v1 import replicas_pb2 as pb
 from ignite.internal.v1 import replicas_pb2_grpc
 from ignite.layout import Layout
+from ignite.sandbox.cgroups import ControlGroups
 
 _MAIN = """
 import asyncio, logging, sys
@@ -44,6 +45,7 @@ logging.basicConfig(level=logging.INFO)
 asyncio.run(main())
 """
 _numbers = count(1)
+USER = "nobody"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 needs_bwrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
@@ -68,14 +70,20 @@ class Spawner:
         with (self.data / "spawner.log").open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN, str(self.data)],
-                env={"PYTHONPATH": os.pathsep.join(sys.path), **self.env},
+                env={
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                    # A user that every machine has, and who owns nothing.
+                    "IGNITE__SERVER__USER": USER,
+                    **self.env,
+                },
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line == "ready\n", (self.data / "spawner.log").read_text()
+        if self.process.stdout.readline() != "ready\n":
+            self.end()
+            raise AssertionError((self.data / "spawner.log").read_text())
 
     def end(self, number: int = signal.SIGTERM) -> None:
         assert self.process is not None
@@ -89,9 +97,12 @@ class Spawner:
         if self.process is not None and self.process.poll() is None:
             self.end()
         shutil.rmtree(self.layout.run, ignore_errors=True)
-        for controller in ("memory", "cpu", "pids", "."):
-            for base in Path("/sys/fs/cgroup", controller).glob(f"ignite/{self.layout.run.name}"):
-                base.rmdir()
+        groups = ControlGroups(self.layout.run.name)
+        for group in groups.find():
+            assert group.remove(), group.name
+        for state in groups.states:
+            if state.hierarchy is not None:
+                (state.hierarchy.root / "ignite" / self.layout.run.name).rmdir()
 
     def app(self, code: str, name: str = "") -> str:
         """Write an artifact; return its path."""

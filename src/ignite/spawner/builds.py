@@ -45,6 +45,7 @@ _KEPT_BYTES_PER_SEC = 1024 * 1024
 _MAX_WAITING_LINES = 1000
 _MAX_MESSAGE_BYTES = 2048
 _PIDS = 512
+_LINE_COST = 32
 
 Output = BuildLine | BuildOutcome
 
@@ -63,7 +64,8 @@ class _Job:
     def take(self, line: LogLine) -> bool:
         """Pass a line on; False asks the pump to wait until somebody has read."""
         if self.room > 0:
-            self.room -= len(line.message) + 1
+            # A short line costs as much to carry as a long one.
+            self.room -= len(line.message) + _LINE_COST
             if self.room <= 0:
                 line = replace(line, stream=SYSTEM, message="the log is full: the rest is dropped")
             at = datetime.fromtimestamp(line.ts_ms / 1000, UTC)

@@ -26,6 +26,9 @@ _READ_BYTES_PER_TICK = 1024 * 1024
 _KEPT_BYTES_PER_SEC = 200 * 1024
 _KEPT_BURST_BYTES = 1024 * 1024
 _FULL_SECS = 0.02
+_LINE_COST = 64
+_LEAST_ALLOWANCE = 4 * _LINE_COST
+_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,7 @@ class LogPump:
         self._tick_ends_at = 0.0
         self._paused: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
-        self.errors: deque[str] = deque(maxlen=40)
+        self._tail = b""
 
     def start(self) -> None:
         """Begin to read."""
@@ -149,8 +152,7 @@ class LogPump:
 
     def last_words(self, most_bytes: int) -> str:
         """Return the end of stderr."""
-        text = "\n".join(self.errors).encode("utf-8", "replace")
-        return text[-most_bytes:].decode("utf-8", "ignore").strip()
+        return self._tail[-most_bytes:].decode("utf-8", "ignore").strip()
 
     def _resume(self) -> None:
         self._paused = None
@@ -183,8 +185,15 @@ class LogPump:
             if all(other.is_ended for other in self._pipes.values()):
                 self._ended.set()
             return
-        is_taking = self._take(splitter.lines(data), splitter.stream)
         now = asyncio.get_running_loop().time()
+        is_taking = True
+        if self._refill(now) < _LEAST_ALLOWANCE:
+            # Cutting into lines what is thrown away would cost us more than it costs the writer.
+            self._dropped += splitter.skip(data)
+        else:
+            is_taking = self._take(splitter.lines(data), splitter.stream)
+        if splitter.stream == "stderr":
+            self._tail = (self._tail + data)[-_TAIL_BYTES:]
         if now > self._tick_ends_at:
             self._tick_ends_at = now + _TICK_SECS
             self._read_in_tick = 0
@@ -194,19 +203,18 @@ class LogPump:
         elif self._read_in_tick > _READ_BYTES_PER_TICK:
             self._pause(max(0.0, self._tick_ends_at - now))
 
+    def _refill(self, now: float) -> float:
+        grown = self._allowance + (now - self._refilled_at) * self._rate
+        self._allowance = min(_KEPT_BURST_BYTES, grown)
+        self._refilled_at = now
+        return self._allowance
+
     def _take(self, lines: list[str], stream: str) -> bool:
         """Hand lines on as far as the rate allows; False where the sink asks for a pause."""
-        now = asyncio.get_running_loop().time()
-        self._allowance = min(
-            _KEPT_BURST_BYTES, self._allowance + (now - self._refilled_at) * self._rate
-        )
-        self._refilled_at = now
         is_taking = True
         for line in lines:
-            if stream == "stderr":
-                self.errors.append(line)
             # Every line costs a little, empty ones too.
-            cost = len(line) + 64
+            cost = len(line) + _LINE_COST
             if cost > self._allowance:
                 self._dropped += 1
                 continue
@@ -241,6 +249,12 @@ class _Splitter:
             whole.append(self._text)
             self._text = ""
         return [piece for line in whole for piece in _pieces(line.removesuffix("\r"))]
+
+    def skip(self, data: bytes) -> int:
+        """Throw `data` away and return how many lines began in it."""
+        self._decoder.reset()
+        self._text = ""
+        return data.count(b"\n") or 1
 
     def rest(self) -> list[str]:
         text, self._text = self._text + self._decoder.decode(b"", True), ""
