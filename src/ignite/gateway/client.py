@@ -7,6 +7,7 @@ dispatcher needs.
 import asyncio
 from collections import deque
 from pathlib import Path
+from typing import cast
 
 import httptools
 
@@ -41,7 +42,8 @@ class Wire(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Tell whether the answer is complete and another request may follow."""
-        return self.is_open and self.is_complete and self._keep_alive and not self._head_only
+        is_read = self.is_complete and not self._chunks
+        return self.is_open and is_read and self._keep_alive and not self._head_only
 
     def send(self, request: bytes, *, head_only: bool) -> None:
         """Begin an exchange; `head_only` says that the answer has no body whatever it announces."""
@@ -100,7 +102,8 @@ class Wire(asyncio.Protocol):
     # -- asyncio.Protocol --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # uvloop's transports are Transports by shape only.
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
