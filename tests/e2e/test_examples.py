@@ -10,6 +10,7 @@ CASES: dict[str, tuple[str, Callable[[str], bool]]] = {
     "hello": ('{"name": "Ada"}', lambda out: json.loads(out)["greeting"] == "Hello, Ada!"),
     "async": ('{"seconds": 0.5}', lambda out: 0.5 <= json.loads(out)["took"] < 1.5),
     "stream": ("3", lambda out: out == "1\n2\n3\n"),
+    "background-work": ('{"steps": 2}', lambda out: json.loads(out)["steps"] == 2),
     "packages": ('{"bytes": 1500}', lambda out: json.loads(out)["in words"] == "1.5 kB"),
 }
 
