@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,12 +13,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from tests.support.postgres import PostgresServer
 from tests.support.servers import serving
 
 from ignite.db.database import Database
 from ignite.db.embedded import DataOfAnotherMajor, EmbeddedPostgres
+from ignite.db.migrate import migrate
 from ignite.domain.errors import Unavailable
 from ignite.layout import Layout
 from ignite.settings import DatabaseSettings, LogSettings
@@ -191,3 +194,32 @@ async def test_cloned_databases_are_migrated_and_strangers_to_each_other(
             await execute(other, "SELECT * FROM mine")
     finally:
         postgres_server.drop(other)
+
+
+async def test_it_runs_where_nobody_is_root(data: Path) -> None:
+    with serving("postgres", data, user="all") as server:
+        run = Path(make_url(server["url"]).query["host"]).parent  # type: ignore[arg-type]
+        await execute(server["url"], "CREATE TABLE t (n int)")
+        uid = os.stat(data / "postgres").st_uid
+        assert uid == (65534 if os.geteuid() == 0 else os.geteuid())
+        assert str(run).startswith(f"/tmp/ignite-{uid}-")
+    shutil.rmtree(run)
+
+
+@pytest.fixture(params=["embedded", "container"])
+def any_database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of the embedded server, or of one in a container."""
+    name = "empty_database_url" if request.param == "embedded" else "postgres_container_url"
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+async def test_schema_and_stores_work_on_any_postgres(any_database_url: str) -> None:
+    await migrate(any_database_url)
+    await migrate(any_database_url)
+    database = Database(any_database_url, DatabaseSettings(pool_size=2))
+    try:
+        await database.check()
+        assert await execute(any_database_url, "SELECT version_num FROM alembic_version")
+    finally:
+        await database.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
+from tests.support.docker import docker_answers
 from tests.support.servers import embedded, run
 
 from ignite.db.migrate import migrate
@@ -73,3 +74,14 @@ def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
     url = postgres_server.create()
     yield url
     postgres_server.drop(url)
+
+
+@pytest.fixture(scope="session")
+def postgres_container_url() -> Iterator[str]:
+    """The URL of an empty database of a Postgres in a container."""
+    if not docker_answers():
+        pytest.skip("needs Docker for a Postgres container")
+    from testcontainers.postgres import PostgresContainer
+
+    with PostgresContainer("postgres:16-alpine", driver=None) as container:
+        yield container.get_connection_url()

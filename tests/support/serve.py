@@ -1,8 +1,9 @@
-"""Runs one embedded server for a test run: `python serve.py <postgres|openbao> <data> <options>`.
+"""Runs one embedded server: `python serve.py <postgres|openbao> <data> <options> <user>`.
 
 A process of its own, because the server is started the way the supervisor starts it: with a private
-mount namespace and an unprivileged user where we are root. Prints one line of JSON when it serves,
-stops when its standard input ends.
+mount namespace and an unprivileged user where we are root. `user` is `server` (the server alone
+is unprivileged) or `all` (this process too, as if root had never been there). Prints one line of
+JSON when it serves, stops when its standard input ends.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from ignite.children import Child, ChildSpec
 from ignite.db.embedded import EmbeddedPostgres
 from ignite.layout import Layout
 from ignite.lifecycle import supervise
-from ignite.privileges import Owner, make_folder, make_reachable, program_paths
+from ignite.privileges import Owner, drop, make_folder, make_reachable, program_paths
 from ignite.secretstores.embedded import EmbeddedOpenBao
 from ignite.settings import LogSettings
 
@@ -25,13 +26,20 @@ NOBODY = Owner(name="nobody", uid=65534, gid=65534)
 def main() -> None:
     kind, data, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     owner = NOBODY if os.geteuid() == 0 else None
+    if owner and sys.argv[4] == "all":
+        data.mkdir(mode=0o700)
+        os.chown(data, owner.uid, owner.gid)
+        make_reachable([*program_paths(), data], owner)
+        drop(owner)
+        owner = None
     layout = prepare(Layout(data=data), owner)
     asyncio.run(serve(kind, layout, owner, options))
 
 
 def prepare(layout: Layout, owner: Owner | None) -> Layout:
     make_folder(layout.data, owner)
-    make_folder(layout.run.parent, mode=0o711)
+    if owner:
+        make_folder(layout.run.parent, mode=0o711)
     make_folder(layout.run, owner, mode=0o711)
     if owner:
         make_reachable([*program_paths(), layout.data, layout.run], owner)

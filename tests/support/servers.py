@@ -38,11 +38,11 @@ def embedded(kind: str, options: dict[str, str] | None = None) -> Iterator[dict[
 
 @contextmanager
 def serving(
-    kind: str, data: Path, options: dict[str, str] | None = None
+    kind: str, data: Path, options: dict[str, str] | None = None, *, user: str = "server"
 ) -> Iterator[dict[str, Any]]:
     """Run one embedded server on `data`, which stays."""
     process = subprocess.Popen(
-        [sys.executable, str(SERVE), kind, str(data), json.dumps(options or {})],
+        [sys.executable, str(SERVE), kind, str(data), json.dumps(options or {}), user],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -200,8 +200,11 @@ class EmbeddedPostgres:
             return False
         try:
             await self._make_database(connection)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            logger.warning("the database cannot be made yet", extra={"why": type(error).__name__})
+            return False
         finally:
-            await connection.close()
+            await connection.close(timeout=_CONNECT_TIMEOUT_SECS)
         return True
 
     async def _make_database(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -142,7 +142,9 @@ class VaultClient:
                 return self._mint(client, organization)
 
             token = await self._in_thread(parent, mint)
-            self._organizations[organization] = token
+            self._organizations = {
+                name: other for name, other in self._organizations.items() if other.is_fresh
+            } | {organization: token}
             return token.text
 
     def _log_in(self, client: hvac.Client) -> _Token:
