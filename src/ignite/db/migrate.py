@@ -8,12 +8,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ignite.db.scripts import scripts
 
 _LOCK = 0x19A17E  # any constant of ours; advisory locks share one number space
+_LOCK_POLL_SECS = 0.05
 
 
 class DatabaseTooNew(Exception):
@@ -36,8 +37,7 @@ async def migrate(url: str, revision: str = "head", *, timeout_secs: float = 60.
     )
     try:
         async with asyncio.timeout(timeout_secs), engine.connect() as connection:
-            await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
-            await connection.commit()
+            await _lock(connection)
             try:
                 await connection.run_sync(_run, revision)
             finally:
@@ -46,6 +46,20 @@ async def migrate(url: str, revision: str = "head", *, timeout_secs: float = 60.
                 await connection.commit()
     finally:
         await engine.dispose()
+
+
+async def _lock(connection: AsyncConnection) -> None:
+    """Take the lock, asking again and again.
+
+    A session that waits inside `pg_advisory_lock` holds a snapshot, and CREATE INDEX CONCURRENTLY
+    of the one that has the lock would wait for it: a deadlock.
+    """
+    while True:
+        taken = await connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK})
+        await connection.commit()
+        if taken.scalar_one():
+            return
+        await asyncio.sleep(_LOCK_POLL_SECS)
 
 
 def _run(connection: Connection, revision: str) -> None:

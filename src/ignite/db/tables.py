@@ -98,6 +98,11 @@ apps = Table(
     _at("created_at", now=True),
     _at("updated_at", now=True),
     UniqueConstraint("organization", "name"),
+    Index(
+        "ix_apps_behind",
+        "updated_at",
+        postgresql_where=text("observed_generation < generation"),
+    ),
 )
 
 hostnames = Table(
@@ -176,6 +181,12 @@ builds = Table(
         "ix_builds_open",
         "created_at",
         postgresql_where=text("state IN ('pending', 'running')"),
+    ),
+    Index(
+        "ix_builds_artifact",
+        "organization",
+        "code_hash",
+        postgresql_where=text("state = 'succeeded'"),
     ),
 )
 

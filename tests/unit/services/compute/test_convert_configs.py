@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from ignite.domain import apps as domain
 from ignite.domain.app_checks import ConfigChange
@@ -128,7 +129,10 @@ class TestConfigChange:
 
     def test_present_default_of_a_scalar_is_a_change(self) -> None:
         request = pb.UpdateAppConfigRequest(
-            description="", mcp_enabled=False, max_concurrency=0, resource_tier=0
+            description="",
+            mcp_enabled=False,
+            max_concurrency=0,
+            resource_tier=common.RESOURCE_TIER_UNSPECIFIED,
         )
         assert config_change(request) == ConfigChange(
             description="", mcp_enabled=False, max_concurrency=0, tier=ResourceTier.SMALL
@@ -144,7 +148,7 @@ class TestConfigChange:
 
     @pytest.mark.parametrize("path", sorted(ALL_SET))
     def test_mask_clears_a_field_that_is_absent(self, path: str) -> None:
-        change = config_change(pb.UpdateAppConfigRequest(update_mask={"paths": [path]}))
+        change = config_change(pb.UpdateAppConfigRequest(update_mask=FieldMask(paths=[path])))
         assert len(change.changed) == 1
         config = change.apply(AppConfig(**ALL_READ))
         (name,) = change.changed
@@ -152,12 +156,12 @@ class TestConfigChange:
 
     def test_mask_leaves_out_what_it_does_not_name(self) -> None:
         request = pb.UpdateAppConfigRequest(
-            description="d", author="me", update_mask={"paths": ["author"]}
+            description="d", author="me", update_mask=FieldMask(paths=["author"])
         )
         assert config_change(request) == ConfigChange(author="me")
 
     def test_empty_mask_is_no_mask(self) -> None:
-        request = pb.UpdateAppConfigRequest(author="me", update_mask={"paths": []})
+        request = pb.UpdateAppConfigRequest(author="me", update_mask=FieldMask(paths=[]))
         assert config_change(request) == ConfigChange(author="me")
 
     @pytest.mark.parametrize(
@@ -165,12 +169,12 @@ class TestConfigChange:
     )
     def test_unknown_path_is_refused_by_name(self, path: str) -> None:
         with pytest.raises(InvalidArgument) as caught:
-            config_change(pb.UpdateAppConfigRequest(update_mask={"paths": ["env", path]}))
+            config_change(pb.UpdateAppConfigRequest(update_mask=FieldMask(paths=["env", path])))
         assert caught.value.field == "update_mask"
         assert repr(path) in caught.value.message
 
     def test_part_of_a_message_is_refused_with_the_reason(self) -> None:
-        request = pb.UpdateAppConfigRequest(update_mask={"paths": ["scaling.max_replicas"]})
+        request = pb.UpdateAppConfigRequest(update_mask=FieldMask(paths=["scaling.max_replicas"]))
         with pytest.raises(InvalidArgument, match="replaced as a whole"):
             config_change(request)
 
@@ -184,7 +188,7 @@ class TestConfigChange:
     def test_auto_mode_that_is_not_built_says_so(self) -> None:
         with pytest.raises(Unimplemented, match="auto_mode"):
             config_change(pb.UpdateAppConfigRequest(auto_mode=common.AUTO_MODE_ENABLED))
-        config_change(pb.UpdateAppConfigRequest(update_mask={"paths": ["auto_mode"]}))
+        config_change(pb.UpdateAppConfigRequest(update_mask=FieldMask(paths=["auto_mode"])))
 
     def test_every_field_of_the_request_has_a_reader(self) -> None:
         names = {field.name for field in pb.UpdateAppConfigRequest.DESCRIPTOR.fields}
