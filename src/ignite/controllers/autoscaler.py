@@ -1,12 +1,12 @@
 """From demand to a number of replicas, for backends that do not scale themselves."""
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from asyncio import sleep
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from ignite.domain.scaling import Demand, ScalePolicy, desired_replicas, stabilised
+from ignite.domain.scaling import Demand, ScalePolicy, Wishes, desired_replicas
 
 logger = logging.getLogger(__name__)
 
@@ -20,18 +20,20 @@ class DemandReport:
     idle_since: datetime | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Tracked:
     policy: ScalePolicy
-    woken_at: datetime
-    history: list[tuple[datetime, int]] = field(default_factory=list)
+    idle_since: datetime
     desired: int = 0
+    wishes: Wishes = field(default_factory=Wishes)
 
 
 class Autoscaler:
     """Knows the demand of every Workload that has any, and decides each interval.
 
-    While no gateway reports, nothing is scaled in: silence is not idleness.
+    While no gateway reports, nothing is scaled in and nothing grows idle: silence is not idleness.
+    Idle counts from the last moment at which there was any demand, whoever has told of it; a
+    gateway that forgets it by a restart changes nothing.
     """
 
     name = "autoscaler"
@@ -45,7 +47,7 @@ class Autoscaler:
     ) -> None:
         self._now = now
         self._interval_secs = interval_secs
-        self._report_ttl_secs = report_ttl_secs
+        self._report_ttl = timedelta(seconds=report_ttl_secs)
         self._tracked: dict[str, _Tracked] = {}
         self._reports: dict[str, tuple[datetime, Mapping[str, DemandReport]]] = {}
         self._listeners: list[Callable[[str], None]] = []
@@ -55,18 +57,24 @@ class Autoscaler:
         self._listeners.append(listener)
 
     def track(self, key: str, policy: ScalePolicy, *, running: int = 0) -> None:
-        """Start or go on deciding for a Workload; `running` replicas were found after a restart."""
+        """Start or go on deciding for a Workload.
+
+        `running` replicas that were found, or that its forerunner had, stay for one idle period.
+        A change of policy has its effect at once.
+        """
         tracked = self._tracked.get(key)
         if tracked is None:
-            tracked = _Tracked(policy=policy, woken_at=self._now())
-            # Found running: they stay for one idle period, as if woken now.
-            tracked.desired = max(min(running, policy.ceiling), policy.floor)
-            if running:
-                tracked.history.append((self._now(), tracked.desired))
+            now = self._now()
+            tracked = _Tracked(policy=policy, idle_since=now)
+            tracked.desired = tracked.wishes.decide(running, policy, now)
             self._tracked[key] = tracked
         elif tracked.policy != policy:
             tracked.policy = policy
             self._decide(key, tracked)
+
+    def is_tracked(self, key: str) -> bool:
+        """Tell whether decisions are made for a Workload."""
+        return key in self._tracked
 
     def forget(self, key: str) -> None:
         """Stop deciding for a Workload."""
@@ -75,8 +83,8 @@ class Autoscaler:
     def wake(self, key: str) -> None:
         """Somebody waits for a replica of this Workload now."""
         if (tracked := self._tracked.get(key)) is not None:
-            tracked.woken_at = self._now()
-            self._decide(key, tracked)
+            tracked.idle_since = self._now()
+            self._decide(key, tracked, is_woken=True)
 
     def desired(self, key: str) -> int:
         """Return the last decision; 0 for a Workload that is not tracked."""
@@ -91,42 +99,55 @@ class Autoscaler:
         """Decide each interval until cancelled."""
         ready()
         while True:
-            await asyncio.sleep(self._interval_secs)
-            for key, tracked in list(self._tracked.items()):
-                if tracked.desired or self._has_demand(key) or not tracked.history:
-                    self._decide(key, tracked)
+            await sleep(self._interval_secs)
+            self.decide()
 
-    def _fresh(self) -> Sequence[Mapping[str, DemandReport]]:
+    def decide(self) -> None:
+        """Decide once about every Workload that runs or is asked for."""
+        self._drop_stale_reports()
+        asked_for = {key for _, demands in self._reports.values() for key in demands}
+        for key, tracked in list(self._tracked.items()):
+            if tracked.desired or key in asked_for:
+                self._decide(key, tracked)
+
+    def _drop_stale_reports(self) -> None:
+        oldest = self._now() - self._report_ttl
+        for name, (at, _) in list(self._reports.items()):
+            if at < oldest:
+                del self._reports[name]
+
+    def _decide(self, key: str, tracked: _Tracked, *, is_woken: bool = False) -> None:
         now = self._now()
-        stale = [
-            name
-            for name, (at, _) in self._reports.items()
-            if (now - at).total_seconds() > self._report_ttl_secs
-        ]
-        for name in stale:
-            del self._reports[name]
-        return [demands for _, demands in self._reports.values()]
-
-    def _has_demand(self, key: str) -> bool:
-        return any(key in demands for _, demands in self._reports.values())
-
-    def _decide(self, key: str, tracked: _Tracked) -> None:
-        now = self._now()
-        fresh = self._fresh()
-        seen = [demands[key] for demands in fresh if key in demands]
-        idle = [r.idle_since for r in seen if r.idle_since is not None]
-        demand = Demand(
-            requests_per_second=sum(r.requests_per_second for r in seen),
-            in_flight=sum(r.in_flight for r in seen),
-            idle_since=max([tracked.woken_at, *idle]),
-        )
-        wish = desired_replicas(tracked.policy, demand, now)
-        if not fresh:
+        self._drop_stale_reports()
+        demand = self._demand(key, tracked, now)
+        tracked.idle_since = demand.idle_since
+        if tracked.desired or demand.in_flight or is_woken:
+            wish = desired_replicas(tracked.policy, demand, now)
+        else:
+            # What sleeps is woken by demand alone, not by a longer idle period of a new policy.
+            wish = tracked.policy.floor
+        if not self._reports:
             wish = max(wish, tracked.desired)
-        tracked.history.append((now, wish))
-        decided = stabilised(tracked.history, tracked.policy, now)
-        if decided != tracked.desired:
-            logger.info("scale", extra={"workload": key, "from": tracked.desired, "to": decided})
-            tracked.desired = decided
-            for listener in self._listeners:
-                listener(key)
+        decided = tracked.wishes.decide(wish, tracked.policy, now)
+        if decided == tracked.desired:
+            return
+        logger.info("scale", extra={"workload": key, "from": tracked.desired, "to": decided})
+        tracked.desired = decided
+        for listener in self._listeners:
+            listener(key)
+
+    def _demand(self, key: str, tracked: _Tracked, now: datetime) -> Demand:
+        """Join what all gateways see; the last zero never moves back."""
+        seen = [demands[key] for _, demands in self._reports.values() if key in demands]
+        in_flight = sum(report.in_flight for report in seen)
+        is_unknown = not self._reports and tracked.desired > 0
+        idle_since = max(
+            tracked.idle_since,
+            *(min(report.idle_since, now) for report in seen if report.idle_since is not None),
+            tracked.idle_since if not (in_flight or is_unknown) else now,
+        )
+        return Demand(
+            requests_per_second=sum(report.requests_per_second for report in seen),
+            in_flight=in_flight,
+            idle_since=idle_since,
+        )

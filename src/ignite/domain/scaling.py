@@ -1,6 +1,7 @@
 """How many replicas: a pure function of policy, demand and now (design: scaling)."""
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -78,24 +79,33 @@ def desired_replicas(policy: ScalePolicy, demand: Demand, now: datetime) -> int:
 
     A request under way keeps at least one, however long it takes; idle counts from its end.
     """
-    if policy.metric is ScaleMetric.CONCURRENCY:
-        load: float = demand.in_flight
-    else:
-        load = demand.requests_per_second if demand.in_flight else 0.0
-    wanted = math.ceil(load / policy.target)
-    if wanted == 0 and (demand.in_flight or now - demand.idle_since < policy.idle_after):
-        wanted = 1
+    is_concurrency = policy.metric is ScaleMetric.CONCURRENCY
+    load = demand.in_flight if is_concurrency else demand.requests_per_second
+    is_idle = not demand.in_flight and now - demand.idle_since >= policy.idle_after
+    # Rounded: rates are sums of floats, and 10.000000000000002 is not more than 10.
+    wanted = 0 if is_idle else max(1, math.ceil(round(load / policy.target, 6)))
     return min(max(wanted, policy.floor), policy.ceiling)
 
 
-def stabilised(history: list[tuple[datetime, int]], policy: ScalePolicy, now: datetime) -> int:
-    """Return the largest wish of the last `idle_after`: up at once, down only after the period.
+class Wishes:
+    """The wishes of the last `idle_after`, as far as they still count: up at once, down later.
 
-    `history` holds (when, wish), the newest last; older entries are dropped from it. The last step
-    to zero has waited in `desired_replicas` already, so a wish of 0 is taken as it is.
+    Kept as a falling sequence, so that the first one is the largest and few are kept.
     """
-    horizon = now - policy.idle_after
-    while len(history) > 1 and history[0][0] < horizon:
-        history.pop(0)
-    latest = history[-1][1]
-    return latest if latest == 0 else max(wish for _, wish in history)
+
+    def __init__(self) -> None:
+        self._wishes: deque[tuple[datetime, int]] = deque()
+
+    def decide(self, wish: int, policy: ScalePolicy, now: datetime) -> int:
+        """Take the newest wish; return the largest of the period, within the policy's bounds.
+
+        The step to nothing has waited in `desired_replicas` already, so it is taken as it is.
+        """
+        if wish == 0:
+            self._wishes.clear()
+        while self._wishes and self._wishes[-1][1] <= wish:
+            self._wishes.pop()
+        self._wishes.append((now, wish))
+        while self._wishes[0][0] < now - policy.idle_after:
+            self._wishes.popleft()
+        return min(max(self._wishes[0][1], policy.floor), policy.ceiling)
