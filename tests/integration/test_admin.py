@@ -114,7 +114,7 @@ async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
         keys=keys,
         cluster=cluster,
     )
-    servicer = AdminServicer(use_cases, limits)  # type: ignore[abstract]  # some are not built
+    servicer = AdminServicer(use_cases, limits)
     server = grpc_component(
         name="admin",
         binds=[

@@ -1,4 +1,5 @@
 """The gRPC library over real sockets: every interceptor, all four call kinds, a graceful stop."""
+# ruff: noqa: N802 - methods have the contract's names
 
 import asyncio
 import logging
@@ -205,6 +206,11 @@ def get(served: Fixture, app: str, organization: str = "acme", **options: Any) -
     )
 
 
+def unary(served: Fixture, method: str) -> Any:
+    call: Any = served.channel.unary_unary(method)
+    return call(b"")
+
+
 async def refusal(call: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
@@ -289,14 +295,14 @@ class TestErrors:
 
 class TestFourKinds:
     async def test_stream_in(self, served: Fixture) -> None:
-        call = served.channel.stream_unary(f"/{RAW}/Gather")
+        call: Any = served.channel.stream_unary(f"/{RAW}/Gather")
         assert await call(iter([b"a", b"b"]), metadata=VIEWER) == b"ab"
         error = await refusal(call(iter([b"a", b"fail"]), metadata=VIEWER))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await refusal(call(iter([b"a"])))).code() is grpc.StatusCode.UNAUTHENTICATED
 
     async def test_stream_both_ways(self, served: Fixture) -> None:
-        call = served.channel.stream_stream(f"/{RAW}/Echo")(metadata=VIEWER)
+        call: Any = served.channel.stream_stream(f"/{RAW}/Echo")(metadata=VIEWER)
         for part in (b"a", b"b"):
             await call.write(part)
             assert await call.read() == part + b"viewer"
@@ -431,7 +437,7 @@ class TestUnbuilt:
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
 
     async def test_unknown_method_is_unimplemented(self, served: Fixture) -> None:
-        error = await refusal(served.channel.unary_unary(f"/{COMPUTE}/Nothing")(b""))
+        error = await refusal(unary(served, f"/{COMPUTE}/Nothing"))
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -440,7 +446,8 @@ class TestServer:
         assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
 
     async def test_reflection_and_health_need_no_token(self, served: Fixture) -> None:
-        reflect: Any = reflection_pb2_grpc.ServerReflectionStub(served.channel)  # type: ignore[no-untyped-call]
+        channel: Any = served.channel
+        reflect: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         answers = [answer async for answer in reflect.ServerReflectionInfo(iter([asked]))]
         names = {service.name for service in answers[0].list_services_response.service}
@@ -453,7 +460,7 @@ class TestServer:
     async def test_metrics_count_by_method_and_code(self, served: Fixture) -> None:
         await get(served, "a")
         await refusal(get(served, "missing"))
-        await refusal(served.channel.unary_unary("/x.Y/Z")(b""))
+        await refusal(unary(served, "/x.Y/Z"))
 
         def value(code: str) -> float | None:
             labels = {"method": f"/{COMPUTE}/GetApp", "code": code}
@@ -478,9 +485,8 @@ class TestServer:
         path = tmp_path / "p"
         async with running(component(path, servicer, RpcMetrics(CollectorRegistry()))) as task:
             fixture = Fixture(servicer, path, CollectorRegistry())
-            watch: Any = health_pb2_grpc.HealthStub(fixture.channel).Watch(
-                health_pb2.HealthCheckRequest(service=COMPUTE)
-            )
+            checks: Any = health_pb2_grpc.HealthStub(fixture.channel)
+            watch = checks.Watch(health_pb2.HealthCheckRequest(service=COMPUTE))
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
             under_way = asyncio.ensure_future(_await(get(fixture, "wait")))
             await servicer.reached.wait()

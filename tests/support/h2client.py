@@ -4,10 +4,11 @@ Takes data only when told, so that tests can be slow readers.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -113,9 +114,9 @@ class H2Client:
             response = self._responses.setdefault(getattr(event, "stream_id", 0) or 0, Response())
             match event:
                 case h2.events.ResponseReceived():
-                    response.headers = dict(event.headers)
+                    response.headers = _texts(event.headers)
                 case h2.events.TrailersReceived():
-                    response.trailers = dict(event.headers)
+                    response.trailers = _texts(event.headers)
                 case h2.events.DataReceived():
                     response.body += event.data
                     if self.take:
@@ -132,6 +133,10 @@ class H2Client:
     async def _flush(self) -> None:
         self._writer.write(self._h2.data_to_send())
         await self._writer.drain()
+
+
+def _texts(headers: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in headers}
 
 
 @asynccontextmanager

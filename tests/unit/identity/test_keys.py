@@ -1,6 +1,7 @@
 """The key ring: who signs when, who verifies how long."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import timedelta
 
 import pytest
@@ -130,15 +131,17 @@ class TestRotation:
         class Racing(FakePlatformSecrets):
             """Somebody writes between this store's first read and write."""
 
-            async def put(self, name, value, *, expected):  # type: ignore[no-untyped-def]
+            raced = False
+
+            async def put(
+                self, name: str, value: Mapping[str, str], *, expected: int | None
+            ) -> int:
                 if not self.raced:
                     self.raced = True
-                    found = self.documents[name]
-                    await super().put(name, found.value, expected=None)
+                    await super().put(name, self.documents[name].value, expected=None)
                 return await super().put(name, value, expected=expected)
 
         racing = Racing()
-        racing.raced = False  # type: ignore[attr-defined]
         racing.documents = secrets.documents
         rotation = await store(racing, clock).rotate()
         await one.load()

@@ -202,7 +202,7 @@ class TestSignature:
         await refused(signed(GOOD, RSA_KEY, "PS256", kid="rsa"))
 
     async def test_keys_that_the_token_brings_are_ignored(self) -> None:
-        brought = {
+        brought: dict[str, Any] = {
             "jwk": OTHER.jwk(),
             "jku": "http://127.0.0.1:1/keys",
             "x5u": "http://127.0.0.1:1/cert",

@@ -23,7 +23,7 @@ LIMITS = LimitSettings(page_size=200, default_page_size=50)
 
 parts = st.one_of(
     st.text(
-        alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=60
+        alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60
     ),
     st.integers(min_value=-(2**63), max_value=2**63 - 1),
 )

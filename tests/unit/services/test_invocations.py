@@ -75,10 +75,11 @@ class TestFrames:
     async def test_duration_includes_the_wait_for_the_head(self) -> None:
         clock = ManualClock()
         dispatcher = ScriptedDispatcher()
-        frames = [
-            (clock.forward(1.5) if isinstance(frame, Head) else None, frame)[1]
-            async for frame in invocations(dispatcher, clock).frames(CALLER, APP, HttpCall(), b"")
-        ]
+        frames: list[Frame] = []
+        async for frame in invocations(dispatcher, clock).frames(CALLER, APP, HttpCall(), b""):
+            frames.append(frame)
+            if isinstance(frame, Head):
+                clock.forward(1.5)
         assert isinstance(frames[-1], Trailer)
         assert frames[-1].duration_ms == 1500
 
