@@ -1,14 +1,15 @@
 """The api: public services, AdminService and the HTTP edge."""
 
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import grpc
 
 from ignite.archives import inspect
 from ignite.blobs.files import FileBlobStore
 from ignite.bootstrap.development import DevelopmentAccess
+from ignite.bootstrap.probes import probes, sandbox_probe
 from ignite.bootstrap.run import Tiers, database_url, now
 from ignite.bootstrap.verifiers import Verifiers, verifiers
 from ignite.db.accounts import PostgresAccountStore
@@ -16,7 +17,6 @@ from ignite.db.database import Database
 from ignite.db.hints import BuildLineHints
 from ignite.domain.addresses import PublicAddress
 from ignite.domain.archives import ArchiveLimits, Listing
-from ignite.domain.identity import OrganizationName
 from ignite.edge.app import EdgeApp, EdgeParts, build_routes
 from ignite.edge.server import EdgeServer
 from ignite.gateway.dispatcher import EnvoyDispatcher
@@ -24,12 +24,20 @@ from ignite.identity.hashing import ScryptHasher
 from ignite.identity.issuer import Issuer, issuer_url
 from ignite.identity.keystore import KeyStore
 from ignite.layout import Layout
+from ignite.pki import Pki
 from ignite.rpc.auth import BearerAuthInterceptor
 from ignite.rpc.metrics import RpcMetrics
 from ignite.rpc.policy import policies_of
 from ignite.rpc.server import Bind, GrpcServer, ServerOptions, Service, grpc_component
+from ignite.rpc.tls import mutual_tls, server_tls
 from ignite.secretstores.client import VaultClient
 from ignite.secretstores.vault import VaultPlatformSecrets, VaultSecretStore
+from ignite.services.admin.accounts import ServiceAccounts
+from ignite.services.admin.cluster import Cluster, ClusterFacts
+from ignite.services.admin.logins import FailedLogins
+from ignite.services.admin.organizations import Organizations
+from ignite.services.admin.servicer import AdminServicer, AdminUseCases
+from ignite.services.admin.tokens import ClientCredentials, OperatorTokens
 from ignite.services.compute.apps import Apps
 from ignite.services.compute.bounds import bounds_of
 from ignite.services.compute.build_logs import BuildLogs
@@ -44,6 +52,7 @@ from ignite.services.secret.slots import Slots
 from ignite.settings import Settings
 from ignite.telemetry.metrics import new_registry
 from ignite.v1 import (
+    ignite_admin_pb2_grpc,
     ignite_build_pb2_grpc,
     ignite_compute_pb2_grpc,
     ignite_model_pb2_grpc,
@@ -53,6 +62,7 @@ from ignite.v1 import (
 COMPUTE = "dodil.ignite.v1.ComputeService"
 BUILD = "dodil.ignite.v1.BuildService"
 MODEL = "dodil.ignite.v1.ModelService"
+ADMIN = "dodil.ignite.v1.AdminService"
 SECRET = "dodil.ignite.v1.SecretService"  # noqa: S105 - the service's name
 
 # What any caller with the scope may use on apps of the organisation `public`.
@@ -71,8 +81,11 @@ class _Base:
     issuer: Issuer
     issuer_name: str
     trust: Verifiers
-    accounts: PostgresAccountStore
+    platform: VaultPlatformSecrets
+    store: PostgresAccountStore
     hasher: ScryptHasher
+    organizations: Organizations
+    accounts: ServiceAccounts
 
 
 def components(settings: Settings, layout: Layout) -> Tiers:
@@ -84,22 +97,29 @@ def components(settings: Settings, layout: Layout) -> Tiers:
     )
     development = DevelopmentAccess(
         layout,
+        base.organizations,
         base.accounts,
-        base.hasher,
         base.issuer,
-        OrganizationName(settings.identity.dev_organization),
+        settings.identity.dev_organization,
     )
     return [
         [base.keys, hints, *base.trust.components],
         [development],
-        [_public_server(base, hints, invocations), _edge(base, invocations)],
+        [
+            _public_server(base, hints, invocations),
+            _admin_server(base),
+            _edge(base, invocations),
+        ],
     ]
 
 
 def _base(settings: Settings, layout: Layout) -> _Base:
     database = Database(database_url(settings), settings.database)
     vault = VaultClient(settings.vault)
-    keys = KeyStore(VaultPlatformSecrets(vault), settings.identity, now)
+    platform = VaultPlatformSecrets(vault)
+    keys = KeyStore(platform, settings.identity, now)
+    store = PostgresAccountStore(database)
+    hasher = ScryptHasher()
     name = issuer_url(settings.identity, settings.dns_tls, settings.server)
     return _Base(
         settings=settings,
@@ -110,8 +130,11 @@ def _base(settings: Settings, layout: Layout) -> _Base:
         issuer=Issuer(keys, name, settings.identity, now),
         issuer_name=name,
         trust=verifiers(keys, name, settings.identity),
-        accounts=PostgresAccountStore(database),
-        hasher=ScryptHasher(),
+        platform=platform,
+        store=store,
+        hasher=hasher,
+        organizations=Organizations(store, settings.limits),
+        accounts=ServiceAccounts(store, hasher, settings.limits, now),
     )
 
 
@@ -197,14 +220,55 @@ def _compute(base: _Base, hints: BuildLineHints, invocations: Invocations) -> Co
     return ComputeServicer(use_cases, settings.limits, address, server_version=version("ignite"))
 
 
+def _admin_server(base: _Base) -> GrpcServer:
+    settings = base.settings
+    pki = Pki(base.layout.pki)
+    cluster = Cluster(
+        probes(base.layout, base.database, base.platform),
+        ClusterFacts(version=version("ignite"), backend="process"),
+        now,
+        sandbox=sandbox_probe(base.layout),
+    )
+    use_cases = AdminUseCases(
+        organizations=base.organizations,
+        accounts=base.accounts,
+        tokens=OperatorTokens(base.accounts, base.store, base.issuer),
+        keys=base.keys,
+        cluster=cluster,
+    )
+    return grpc_component(
+        name="admin",
+        binds=[
+            Bind(
+                address=settings.server.admin_listen_addr,
+                credentials=mutual_tls(pki.server, pki.server_key, pki.ca),
+            )
+        ],
+        services=[
+            Service(
+                name=ADMIN,
+                add=ignite_admin_pb2_grpc.add_AdminServiceServicer_to_server,
+                servicer=AdminServicer(use_cases, settings.limits),
+            )
+        ],
+        auth=None,
+        options=ServerOptions(drain_grace_secs=settings.server.drain_grace_secs),
+    )
+
+
 def _edge(base: _Base, invocations: Invocations) -> EdgeServer:
     settings = base.settings
-    parts: Any = EdgeParts(
+    failures = FailedLogins(
+        settings.identity.failed_logins_per_minute,
+        settings.identity.failed_logins_per_minute_total,
+        time.monotonic,
+    )
+    parts = EdgeParts(
         issuer=base.issuer_name,
         identity=settings.identity,
         limits=settings.limits,
         keys=base.keys,
-        grant=None,
+        grant=ClientCredentials(base.store, base.hasher, base.issuer, failures, now),
         verifier=base.trust.verifier,
         invoker=invocations,
     )
@@ -217,6 +281,4 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
     server = settings.server
     if server.tls_cert_file is None or server.tls_key_file is None:
         return None
-    return grpc.ssl_server_credentials(
-        [(server.tls_key_file.read_bytes(), server.tls_cert_file.read_bytes())]
-    )
+    return server_tls(server.tls_cert_file, server.tls_key_file)

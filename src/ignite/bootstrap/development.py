@@ -9,29 +9,20 @@ import json
 import logging
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 
-from ulid import ULID
-
-from ignite.domain.errors import AlreadyExists, IgniteError, NotFound
-from ignite.domain.identity import (
-    PUBLIC_ORGANIZATION,
-    Organization,
-    OrganizationId,
-    OrganizationName,
-    ServiceAccount,
-    ServiceAccountId,
-    scopes_of,
-)
+from ignite.domain.errors import IgniteError, NotFound
+from ignite.domain.identity import PUBLIC_ORGANIZATION, ServiceAccount, scopes_of
 from ignite.layout import Layout
-from ignite.ports.accounts import AccountStore
-from ignite.ports.identity import SecretHasher, TokenIssuer
+from ignite.ports.identity import TokenIssuer
 from ignite.privileges import write_private
+from ignite.services.admin.accounts import ServiceAccounts
+from ignite.services.admin.organizations import Organizations
 
 logger = logging.getLogger(__name__)
 
 ROLES = ("ignite.app-developer", "ignite.model-user")
 _NAME = "development"
+_DESCRIPTION = "Made by `ignite serve` for the first steps on this machine."
 _RENEW_PART = 0.4
 _RETRY_SECS = 1.0
 
@@ -44,14 +35,14 @@ class DevelopmentAccess:
     def __init__(
         self,
         layout: Layout,
-        accounts: AccountStore,
-        hasher: SecretHasher,
+        organizations: Organizations,
+        accounts: ServiceAccounts,
         issuer: TokenIssuer,
-        organization: OrganizationName,
+        organization: str,
     ) -> None:
         self._file = layout.keys / "development.json"
+        self._organizations = organizations
         self._accounts = accounts
-        self._hasher = hasher
         self._issuer = issuer
         self._organization = organization
 
@@ -77,53 +68,25 @@ class DevelopmentAccess:
             await asyncio.sleep(token.expires_in_secs * _RENEW_PART)
 
     async def _account(self) -> tuple[ServiceAccount, str]:
-        await self._organization_named(PUBLIC_ORGANIZATION)
-        organization = await self._organization_named(self._organization)
+        await self._organizations.ensure(PUBLIC_ORGANIZATION)
+        organization = (await self._organizations.ensure(self._organization)).organization
         kept = self._kept()
         if kept is not None:
-            account_id, secret = kept
             try:
-                account = await self._accounts.get_service_account(account_id)
+                account = await self._accounts.get(kept[0])
             except NotFound:
                 logger.warning("the development account is gone; making another one")
             else:
                 if account.organization == organization:
-                    return account, secret
-        return await self._new_account(organization)
-
-    async def _new_account(self, organization: Organization) -> tuple[ServiceAccount, str]:
-        secret = secrets.token_urlsafe(32)
-        now = datetime.now(UTC)
-        account = ServiceAccount(
-            id=ServiceAccountId(f"sa_{ULID()}".lower()),
-            organization=organization,
-            name=f"{_NAME}-{secrets.token_hex(3)}",
-            description="Made by `ignite serve` for the first steps on this machine.",
-            roles=ROLES,
-            created_at=now,
-            updated_at=now,
-            last_used_at=None,
+                    return account, kept[1]
+        made = await self._accounts.create(
+            organization.name, f"{_NAME}-{secrets.token_hex(3)}", _DESCRIPTION, ROLES
         )
-        return await self._accounts.create_service_account(
-            account, await self._hasher.hash(secret)
-        ), secret
+        return made.account, made.secret
 
-    async def _organization_named(self, name: OrganizationName) -> Organization:
-        try:
-            return (await self._accounts.get_organization(name)).organization
-        except NotFound:
-            pass
-        try:
-            made = await self._accounts.create_organization(
-                OrganizationId(f"org_{ULID()}".lower()), name, ""
-            )
-        except AlreadyExists:
-            made = await self._accounts.get_organization(name)
-        return made.organization
-
-    def _kept(self) -> tuple[ServiceAccountId, str] | None:
+    def _kept(self) -> tuple[str, str] | None:
         try:
             found = json.loads(self._file.read_text())
-            return ServiceAccountId(found["client_id"]), str(found["client_secret"])
+            return str(found["client_id"]), str(found["client_secret"])
         except (OSError, ValueError, KeyError):
             return None

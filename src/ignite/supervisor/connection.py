@@ -75,6 +75,6 @@ class ConnectionFile:
             "token": self.development.token,
             "client_id": self.development.client_id,
             "client_secret": self.development.client_secret,
-            "ca": str(self._layout.pki / "ca.crt"),
+            "ca": str(self._layout.pki / "ca.pem"),
         }
         write_private(self._layout.connection_file, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""`ignite doctor`: every part of the machine that the server needs, and how to fix what is wrong."""
+"""`ignite doctor`: every part that the server needs of a machine, and how to fix what is wrong."""
 
 import os
 import platform
@@ -56,7 +56,7 @@ def program(part: str, find: Callable[[], str], *arguments: str) -> Iterator[Fin
         done = subprocess.run(
             [path, *arguments], capture_output=True, text=True, timeout=20, check=True
         )
-    except (OSError, subprocess.SubprocessError, ImportError, RuntimeError) as error:
+    except (OSError, subprocess.SubprocessError, ImportError, RuntimeError, LookupError) as error:
         yield Finding(
             part=part, is_ok=False, detail=f"{type(error).__name__}: {error}", fix=_INSTALL
         )

@@ -4,9 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ignite.layout import Layout
+from ignite.pki import ensure_pki
 from ignite.privileges import Owner, make_reachable, program_paths, service_user
 from ignite.settings import Settings
 from ignite.supervisor.addresses import Addresses, resolve
@@ -50,6 +52,9 @@ def serve(
         addresses = resolve(settings.server)
         owner = service_user(settings.server.user)
         make_folders(layout, owner)
+        ensure_pki(
+            layout.pki, now=datetime.now(UTC), owner=(owner.uid, owner.gid) if owner else None
+        )
         if owner is not None:
             make_reachable((*program_paths(), *programs, layout.data, layout.run), owner)
         ground = Ground(

@@ -21,7 +21,7 @@ from ignite.cli.session import OPTIONS, Session, Unary, session_of
 from ignite.v1 import ignite_admin_pb2 as pb
 from ignite.v1.ignite_admin_pb2_grpc import AdminServiceStub
 
-CA, CERTIFICATE, KEY = "ca.crt", "client.crt", "client.key"
+CA, CERTIFICATE, KEY = "ca.pem", "client.pem", "client-key.pem"
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
 
