@@ -91,7 +91,9 @@ async def test_killed_postmaster_is_started_again_and_the_pool_reconnects(data: 
         os.kill(server["pid"], signal.SIGKILL)
         async with asyncio.timeout(60):
             # The old backends answer until they notice; what counts is the new postmaster.
-            while postmaster(data) in (None, server["pid"]) or not await answers(database):
+            while (  # noqa: ASYNC110 - another process
+                postmaster(data) in (None, server["pid"]) or not await answers(database)
+            ):
                 await asyncio.sleep(0.05)
         await database.close()
 
