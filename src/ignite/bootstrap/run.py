@@ -10,8 +10,10 @@ import uvloop
 
 from ignite.layout import Layout
 from ignite.lifecycle import Component, stop_on_signals, supervise
+from ignite.rpc.request_id import request_id
 from ignite.settings import Settings, SettingsError
 from ignite.supervisor import readiness
+from ignite.telemetry.logs import configure
 
 Tiers = Sequence[Sequence[Component]]
 
@@ -30,6 +32,7 @@ def database_url(settings: Settings) -> str:
 
 def run_role(role: str, settings: Settings) -> None:
     """Run one role until SIGTERM; raises what made it end."""
+    configure(settings.log.level, role, request_id=request_id)
     module: Any = import_module(f"ignite.bootstrap.{role}")
     layout = Layout(settings.server.data_dir)
 

@@ -64,7 +64,6 @@ def _role(name: str, about: str) -> None:
     @roles.command(name=name, help=about)
     def run() -> None:
         settings = _settings()
-        _configure_logs(settings, name)
         bootstrap: Any = import_module("ignite.bootstrap.run")
         bootstrap.run_role(name, settings)
 

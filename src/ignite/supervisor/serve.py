@@ -14,6 +14,8 @@ from ignite.settings import Settings
 from ignite.supervisor.addresses import Addresses, resolve
 from ignite.supervisor.connection import ConnectionFile
 from ignite.supervisor.datadir import check_format, locked, make_folders
+from ignite.telemetry.childlog import LogStream, RotatingLog
+from ignite.telemetry.logs import configure
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ def serve(
         addresses = resolve(settings.server)
         owner = service_user(settings.server.user)
         make_folders(layout, owner)
+        _log_to_file(settings, layout)
         ensure_pki(
             layout.pki, now=datetime.now(UTC), owner=(owner.uid, owner.gid) if owner else None
         )
@@ -64,6 +67,16 @@ def serve(
             owner=owner,
         )
         run(ground, say)
+
+
+def _log_to_file(settings: Settings, layout: Layout) -> None:
+    """The terminal is for progress; from here on the supervisor's log is a file like the others."""
+    log = RotatingLog(
+        layout.logs / "supervisor.log",
+        rotate_bytes=settings.log.rotate_bytes,
+        keep=settings.log.rotate_count,
+    )
+    configure(settings.log.level, "supervisor", stream=LogStream(log))
 
 
 def _with_addresses(settings: Settings, addresses: Addresses) -> Settings:

@@ -5,6 +5,7 @@ pipe nobody reads stands still. The files belong to the supervisor and links are
 """
 
 import contextlib
+import io
 import logging
 import os
 from pathlib import Path
@@ -69,6 +70,18 @@ class RotatingLog:
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
+
+
+class LogStream(io.TextIOBase):
+    """A rotating log as a text stream, for a logging handler."""
+
+    def __init__(self, log: RotatingLog) -> None:
+        self._log = log
+
+    def write(self, text: str) -> int:
+        """Append the text."""
+        self._log.write(text.encode(errors="backslashreplace"))
+        return len(text)
 
 
 class LineSplitter:

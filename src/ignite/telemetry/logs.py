@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import TextIOBase
 from typing import TextIO
 
 REDACTED = "[redacted]"
@@ -94,7 +95,7 @@ def configure(
     role: str,
     *,
     request_id: Callable[[], str] = str,
-    stream: TextIO | None = None,
+    stream: TextIO | TextIOBase | None = None,
 ) -> None:
     """Send all logs of this process to `stream` (stderr) as JSON; replaces earlier handlers."""
     handler = logging.StreamHandler(stream or sys.stderr)
