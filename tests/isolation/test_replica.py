@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC240 - looking at small files is part of what is tested
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import AsyncIterator
@@ -300,6 +301,27 @@ class TestSocketFolder:
         assert about.st_uid == await ask(replica, "import os; result = os.getuid()")
         assert about.st_mode & 0o7777 == 0o770
         assert folder.parent.stat().st_mode & 0o007 == 0
+
+    async def test_it_cannot_fill_the_machines_disk(
+        self, spawner: Spawner, client: Client, replica: pb.ReplicaStatus
+    ) -> None:
+        app = spawner.app(PROBE)
+        status = await client.ready(app, memory_mb=512)
+        code = "open('/run/ignite/x', 'wb').write(bytes(100 << 20))"
+        assert await ask(status, code) == -errno.ENOSPC
+        # And what it took, others do not miss.
+        other = await client.ready(app)
+        await client.stop(other.replica_id)
+        await client.stop(status.replica_id)
+
+    async def test_nothing_there_can_be_run(self, replica: pb.ReplicaStatus) -> None:
+        code = """
+import os, shutil
+shutil.copy('/bin/true', '/run/ignite/true')
+os.chmod('/run/ignite/true', 0o755)
+os.execv('/run/ignite/true', ['true'])
+"""
+        assert await ask(replica, code) == -errno.EACCES
 
     async def test_a_link_left_there_is_not_followed(
         self, spawner: Spawner, client: Client, tmp_path: Path

@@ -26,6 +26,7 @@ from ignite.internal.v1 import replicas_pb2 as pb
 from ignite.internal.v1 import replicas_pb2_grpc
 from ignite.layout import Layout
 from ignite.sandbox.cgroups import ControlGroups
+from ignite.sandbox.tmpfs import is_mount_point, unmount
 
 _MAIN = """
 import asyncio, logging, sys
@@ -96,13 +97,13 @@ class Spawner:
         """End it and remove what it keeps outside the data directory."""
         if self.process is not None and self.process.poll() is None:
             self.end()
-        shutil.rmtree(self.layout.run, ignore_errors=True)
         groups = ControlGroups(self.layout.run.name)
         for group in groups.find():
             assert group.remove(), group.name
-        for state in groups.states:
-            if state.hierarchy is not None:
-                (state.hierarchy.root / "ignite" / self.layout.run.name).rmdir()
+        groups.close()
+        if is_mount_point(self.layout.replica_sockets):
+            unmount(self.layout.replica_sockets)
+        shutil.rmtree(self.layout.run, ignore_errors=True)
 
     def app(self, code: str, name: str = "") -> str:
         """Write an artifact; return its path."""

@@ -5,6 +5,7 @@ Groups lie at `ignite/<installation>/<name>` below each hierarchy's root, where 
 what a killed one left behind.
 """
 
+import contextlib
 import errno
 import os
 import signal
@@ -86,6 +87,12 @@ class ControlGroups:
         }
         versions = self._versions()
         return [ControlGroup(name, self._folders(name), versions) for name in sorted(names)]
+
+    def close(self) -> None:
+        """Remove the installation's own folders where they are empty."""
+        for base in self._bases().values():
+            with contextlib.suppress(OSError):
+                base.rmdir()
 
     def _prepare(self, name: str) -> ControllerState:
         hierarchy = self._hierarchies.get(name)

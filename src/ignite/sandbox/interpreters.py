@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ignite.settings import RuntimeSettings
+
 OLDEST = (3, 9)
 MOUNT_POINT = "/opt/python"
 
@@ -62,13 +64,13 @@ class Interpreter:
         return {"LD_LIBRARY_PATH": f"{self.inner_prefix}/lib"} if self.needs_library_path else {}
 
 
-def python_interpreters(prefixes: Sequence[Path] = ()) -> Mapping[str, Interpreter]:
-    """Return minor version → interpreter, newest first. `prefixes` win, then the system's, then
-    homes.
+def python_interpreters(settings: RuntimeSettings) -> Mapping[str, Interpreter]:
+    """Return minor version → interpreter, newest first.
 
-    Asks every candidate once a process; later calls with the same prefixes are free.
+    Where there are several of one, those of the settings win, then the system's, then those in the
+    home of who runs this. Every candidate is asked once a process; later calls are free.
     """
-    return _found(tuple(prefixes))
+    return _found(settings.python_prefixes)
 
 
 @functools.cache

@@ -83,17 +83,23 @@ def report(settings: RuntimeSettings, groups: ControlGroups | None = None) -> Sa
     is_root = os.geteuid() == 0
     bwrap = shutil.which("bwrap", path=_PATH) or ""
     setpriv = shutil.which("setpriv", path=_PATH) or ""
-    groups = groups or ControlGroups("doctor")
+    states = groups.states if groups else _try_groups()
     layers = (
         _bubblewrap(bwrap, setpriv, is_root=is_root),
         _uids(is_root=is_root),
         *([] if is_root else [_user_namespaces(bwrap)]),
         _seccomp(),
-        *(_controller(state, is_root=is_root) for state in groups.states),
+        *(_controller(state, is_root=is_root) for state in states),
         _network(settings),
     )
     tools = Tools(bwrap=bwrap, setpriv=setpriv, is_root=is_root)
     return SandboxReport(layers=layers, tools=tools, is_required=settings.require_isolation)
+
+
+def _try_groups() -> tuple[ControllerState, ...]:
+    groups = ControlGroups("doctor")
+    groups.close()
+    return groups.states
 
 
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -177,7 +183,6 @@ def _output(*command: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    # Parsed as a number first, so that what is shown of a foreign tool stays a short word.
     return done.stdout if "--help" in command else _short(done.stdout)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from ignite.layout import Layout
 from ignite.sandbox.cgroups import ControlGroups
 from ignite.sandbox.launcher import Identity, kill_if_same
+from ignite.sandbox.tmpfs import is_mount_point, mount_tmpfs, unmount
 from ignite.spawner.host import Owner
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ MAX_SOCKET_PATH = 107
 SOCKET_NAME = "s"
 
 _STATE = "state.json"
+_SOCKETS_BYTES = 64 * 1024 * 1024
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -63,6 +65,8 @@ class Folders:
         """Make the folders above those of replicas and hold on to them; raises FoldersUnsafe."""
         self._layout.replicas.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._layout.replica_sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._is_root:
+            self._mount_sockets()
         for path, mode, gid in (
             (self._layout.replicas, 0o700, os.getegid()),
             (self._layout.replica_sockets, 0o750, self._owner.gid),
@@ -77,10 +81,26 @@ class Folders:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Let go."""
+        """Let go. What is in the socket folders goes with them."""
         if self._sockets >= 0:
             os.close(self._sockets)
             self._sockets = -1
+        if self._is_root and is_mount_point(self._layout.replica_sockets):
+            unmount(self._layout.replica_sockets)
+
+    def _mount_sockets(self) -> None:
+        """Put the socket folders into memory, unless an earlier spawner did."""
+        path = self._layout.replica_sockets
+        if is_mount_point(path):
+            return
+        # Looked at before, since mounting follows links.
+        os.close(_open_own(path))
+        try:
+            mount_tmpfs(path, size_bytes=_SOCKETS_BYTES)
+        except OSError as error:
+            logger.warning(
+                "replicas can fill the disk of the run folder", extra={"why": error.strerror}
+            )
 
     def of(self, replica_id: str) -> ReplicaFolders:
         """Return where the things of `replica_id` lie."""

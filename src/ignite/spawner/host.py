@@ -98,7 +98,7 @@ def prepare_host(settings: Settings, layout: Layout) -> Host:
         )
     shared = layout.replicas / ".shared"
     shared.mkdir(mode=0o700, parents=True, exist_ok=True)
-    interpreters = python_interpreters(settings.runtime.python_prefixes)
+    interpreters = python_interpreters(settings.runtime)
     return Host(
         report=made,
         groups=groups,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ignite.internal.v1 import replicas_pb2_grpc
 from ignite.layout import Layout
 from ignite.lifecycle import Component
-from ignite.rpc.server import Bind, GrpcServer, Service, grpc_component
+from ignite.rpc.server import Bind, GrpcServer, ServerOptions, Service, grpc_component
 from ignite.sandbox.launcher import Launcher
 from ignite.sandbox.uids import BUILD_UIDS, REPLICA_UIDS, UidPool
 from ignite.settings import Settings
@@ -67,6 +67,8 @@ def _server(
             )
         ],
         auth=None,
+        # Watches never end by themselves, and nothing else takes long here.
+        options=ServerOptions(drain_grace_secs=0.5),
         on_bound=hand_over,
     )
 

@@ -91,6 +91,7 @@ class Replicas:
                     await self._stop_all()
         finally:
             self._folders.close()
+            self._host.groups.close()
 
     async def start(self, spec: ReplicaSpec) -> ReplicaStatus:
         """Begin to start a replica and return its status; one that exists is left as it is."""
