@@ -343,9 +343,19 @@ class TestInvoke:
         (call,) = edge.dispatcher.calls
         assert (call.method, call.target, call.body) == (method, target, body)
 
+    async def test_header_list_follows_the_map_and_keeps_repeated_names(self, edge: Edge) -> None:
+        lines = [{"name": "B", "value": "1"}, {"name": "b", "value": "2"}]
+        for name in ("headerList", "header_list"):
+            await edge.invoke({"http": {"headers": {"a": "0"}, name: lines}})
+            assert edge.dispatcher.calls[-1].headers == (("a", "0"), ("b", "1"), ("b", "2"))
+
     @pytest.mark.parametrize(
         "envelope",
         [
+            {"http": {"headerList": {}}},
+            {"http": {"headerList": ["a"]}},
+            {"http": {"headerList": [{"name": 1}]}},
+            {"http": {"headerList": [{"value": "x"}]}},
             [],
             "x",
             {"http": 1},

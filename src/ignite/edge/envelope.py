@@ -27,7 +27,10 @@ def read_envelope(value: Mapping[str, Any]) -> tuple[HttpCall, bytes]:
         method=_method(http.get("method")),
         path=_text(http, "path"),
         query=_text(http, "query"),
-        headers=_headers(http.get("headers")),
+        headers=(
+            *_headers(http.get("headers")),
+            *_lines(http.get("headerList", http.get("header_list"))),
+        ),
     )
     return call, _bytes(value.get("body"))
 
@@ -76,6 +79,24 @@ def _headers(value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
         raise InvalidArgument("must be an object of strings", field="http.headers")
     return tuple(value.items())
+
+
+def _lines(value: object) -> tuple[tuple[str, str], ...]:
+    """Read the list form, for names that repeat."""
+    if value is None:
+        return ()
+    wrong = InvalidArgument("must be a list of name and value", field="http.header_list")
+    if not isinstance(value, list):
+        raise wrong
+    found = []
+    for line in value:
+        if not isinstance(line, dict):
+            raise wrong
+        name, text = line.get("name", ""), line.get("value", "")
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise wrong
+        found.append((name, text))
+    return tuple(found)
 
 
 def _bytes(value: object) -> bytes:

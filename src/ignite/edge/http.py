@@ -1,11 +1,18 @@
 """The little of HTTP that the edge needs over ASGI: one request, one answer, bounds on both."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ignite.domain.errors import IgniteError, InvalidArgument, Unauthenticated, Unavailable
+from ignite.domain.errors import (
+    DeadlineExceeded,
+    IgniteError,
+    InvalidArgument,
+    Unauthenticated,
+    Unavailable,
+)
 from ignite.rpc.status import details_json, message_of, number_of
 
 Scope = MutableMapping[str, Any]
@@ -27,6 +34,8 @@ _STATUS = {
     14: 503,
     16: 401,
 }
+
+BODY_SECS = 300.0
 
 JSON = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
@@ -51,7 +60,17 @@ class Request:
         return found[0].decode("latin-1") if len(found) == 1 else ""
 
     async def body(self, most: int) -> bytes:
-        """Return the whole body; raises InvalidArgument over `most`, Disconnected."""
+        """Return the whole body.
+
+        Raises InvalidArgument over `most`, DeadlineExceeded when it takes too long, Disconnected.
+        """
+        try:
+            async with asyncio.timeout(BODY_SECS):
+                return await self._body(most)
+        except TimeoutError:
+            raise DeadlineExceeded("the request body did not come in time") from None
+
+    async def _body(self, most: int) -> bytes:
         declared = self.header(b"content-length")
         if declared.isdigit() and int(declared) > most:
             raise _too_large(most)

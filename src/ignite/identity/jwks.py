@@ -117,10 +117,18 @@ class JwksCache:
             logger.warning("keys not refreshed", extra={"error": str(error)})
             return False
         self._reached = True
-        if keys.keys() != self._keys.keys() and self._kept is not None:
-            await asyncio.to_thread(_write, self._kept, content)
+        changed = keys.keys() != self._keys.keys()
         self._keys = keys
+        if changed and self._kept is not None:
+            await self._keep(self._kept, content)
         return True
+
+    async def _keep(self, path: Path, content: bytes) -> None:
+        try:
+            await asyncio.to_thread(_write, path, content)
+        except OSError as error:
+            # A full disk must not stop us from believing tokens.
+            logger.warning("keys not kept on disk", extra={"error": str(error)})
 
 
 def keys_of(content: bytes) -> Mapping[str, VerificationKey]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ignite.domain.errors import FailedPrecondition, Unavailable
+from ignite.domain.errors import FailedPrecondition, IgniteError, Unavailable
 from ignite.identity.jwks import VerificationKey
 from ignite.identity.keys import ALGORITHM, KeyRing, SigningKey, new_key, ring_of
 from ignite.ports.identity import KeyRotation
@@ -59,7 +59,8 @@ class KeyStore:
             await asyncio.sleep(self._refresh_secs)
             try:
                 await self.load()
-            except Unavailable as error:
+            except IgniteError as error:
+                # The ring in memory goes on, whatever the document has become.
                 logger.warning("signing keys not refreshed", extra={"reason": error.reason})
 
     async def load(self) -> KeyRing:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class GrpcServer:
         finally:
             await checks.enter_graceful_shutdown()
             await server.stop(self.options.drain_grace_secs)
-            _remove_sockets(self.binds)
+            _remove_sockets(self.ports)
             logger.info("grpc server stopped", extra={"server": self.name})
 
 
@@ -188,7 +188,7 @@ def _bind(server: grpc.aio.Server, bind: Bind) -> int:
     return port
 
 
-def _remove_sockets(binds: Sequence[Bind]) -> None:
-    for bind in binds:
-        if bind.address.startswith(_UNIX):
-            Path(bind.address.removeprefix(_UNIX)).unlink(missing_ok=True)
+def _remove_sockets(bound: Iterable[str]) -> None:
+    for address in bound:
+        if address.startswith(_UNIX):
+            Path(address.removeprefix(_UNIX)).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Service accounts: a name, roles, and a secret that is shown once and kept as a hash."""
 
+import logging
 import re
 import secrets as random
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from ignite.ports.accounts import AccountStore
 from ignite.ports.identity import SecretHasher
 from ignite.services.admin.organizations import check_description
 from ignite.settings import LimitSettings
+
+logger = logging.getLogger(__name__)
 
 SECRET_BYTES = 32
 
@@ -82,6 +85,7 @@ class ServiceAccounts:
             last_used_at=None,
         )
         stored = await self._store.create_service_account(account, hashed)
+        logger.info("service account made", extra=_facts(stored))
         return NewSecret(account=stored, secret=secret)
 
     async def get(self, account_id: str) -> ServiceAccount:
@@ -97,7 +101,9 @@ class ServiceAccounts:
 
     async def delete(self, account_id: str) -> None:
         """Remove it; its tokens end by themselves. Raises NotFound."""
-        await self._store.delete_service_account(_id(account_id))
+        checked = _id(account_id)
+        await self._store.delete_service_account(checked)
+        logger.info("service account deleted", extra={"account": checked})
 
     async def rotate_secret(self, account_id: str) -> NewSecret:
         """Replace the secret; the old one stops to work at once. Raises NotFound."""
@@ -105,11 +111,14 @@ class ServiceAccounts:
         await self._store.get_service_account(checked)
         secret, hashed = await self._new_secret()
         account = await self._store.set_secret_hash(checked, hashed)
+        logger.info("secret of a service account replaced", extra=_facts(account))
         return NewSecret(account=account, secret=secret)
 
     async def set_roles(self, account_id: str, roles: Sequence[str]) -> ServiceAccount:
         """Replace all roles; raises InvalidArgument or NotFound."""
-        return await self._store.set_roles(_id(account_id), check_roles(roles))
+        account = await self._store.set_roles(_id(account_id), check_roles(roles))
+        logger.info("roles of a service account set", extra=_facts(account))
+        return account
 
     async def _new_secret(self) -> tuple[str, str]:
         secret = random.token_urlsafe(SECRET_BYTES)
@@ -124,6 +133,14 @@ def check_roles(roles: Sequence[str]) -> tuple[str, ...]:
                 f"{role[:80]!r} is no role; there are {', '.join(sorted(ROLES))}", field="roles"
             )
     return tuple(dict.fromkeys(roles))
+
+
+def _facts(account: ServiceAccount) -> dict[str, object]:
+    return {
+        "account": account.id,
+        "organization": account.organization.name,
+        "roles": list(account.roles),
+    }
 
 
 def _organization(name: str) -> OrganizationName:

@@ -1,5 +1,7 @@
 """Organisations: made, listed and removed by operators."""
 
+import logging
+
 from ulid import ULID
 
 from ignite.domain.errors import AlreadyExists, InvalidArgument, NotFound
@@ -11,6 +13,8 @@ from ignite.domain.identity import (
 )
 from ignite.ports.accounts import AccountStore
 from ignite.settings import LimitSettings
+
+logger = logging.getLogger(__name__)
 
 
 class Organizations:
@@ -24,9 +28,11 @@ class Organizations:
         """Add an organisation; raises InvalidArgument or AlreadyExists."""
         checked = check_organization_name(name)
         check_description(description, self._limits)
-        return await self._store.create_organization(
+        record = await self._store.create_organization(
             OrganizationId(str(ULID())), checked, description
         )
+        logger.info("organization made", extra={"organization": checked})
+        return record
 
     async def ensure(self, name: str) -> OrganizationRecord:
         """Return the organisation, made where it is missing; for the first start."""
@@ -49,7 +55,9 @@ class Organizations:
 
     async def delete(self, name: str) -> None:
         """Remove it with its accounts; raises NotFound, FailedPrecondition while it has apps."""
-        await self._store.delete_organization(_named(name))
+        checked = _named(name)
+        await self._store.delete_organization(checked)
+        logger.info("organization deleted", extra={"organization": checked})
 
 
 def check_description(description: str, limits: LimitSettings) -> None:

@@ -1,5 +1,6 @@
 """Tokens: by client credentials, or issued by an operator."""
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -14,6 +15,8 @@ from ignite.ports.accounts import AccountStore
 from ignite.ports.identity import AccessToken, SecretHasher, TokenIssuer
 from ignite.services.admin.accounts import ServiceAccounts, check_roles, is_account_id
 from ignite.services.admin.logins import FailedLogins
+
+logger = logging.getLogger(__name__)
 
 MAX_SUBJECT_CHARS = 128
 # A write a login would be many; this is how exact `last_used_at` is.
@@ -82,6 +85,7 @@ class OperatorTokens:
     async def for_account(self, account_id: str, ttl_secs: int) -> AccessToken:
         """Issue in the name of a service account; raises NotFound."""
         account = await self._accounts.get(account_id)
+        logger.info("token issued by an operator", extra={"subject": account.id})
         return self._issuer.issue(
             account.id,
             account.organization,
@@ -98,11 +102,16 @@ class OperatorTokens:
                 f"must be 1 to {MAX_SUBJECT_CHARS} printable characters", field="development.name"
             )
         owner = check_organization_name(organization, field="development.organization_name")
+        granted = check_roles(roles)
         record = await self._store.get_organization(owner)
+        logger.info(
+            "token issued by an operator",
+            extra={"subject": f"dev:{name}", "organization": owner, "roles": list(granted)},
+        )
         return self._issuer.issue(
             f"dev:{name}",
             record.organization,
-            scopes_of(check_roles(roles)),
+            scopes_of(granted),
             ttl_secs=ttl_secs or None,
         )
 
