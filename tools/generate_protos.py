@@ -31,6 +31,8 @@ DOCSTRINGS = {
     Path("ignite/internal/v1"): "The wires between our own processes, dodil.ignite.internal.v1.",
 }
 DESCRIPTORS = Path("ignite/v1/descriptors.binpb")
+# The details of errors. Nothing imports them, but Envoy needs their types to write errors as JSON.
+ERROR_TYPES = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 BASELINE = PROTO / "image.binpb"
 
 
@@ -80,7 +82,7 @@ def generate() -> Mapping[Path, bytes]:
         for path in sorted(path for path in out.rglob("*") if path.is_file()):
             if not path.name.startswith(empty):
                 files[path.relative_to(out)] = path.read_bytes()
-    files[DESCRIPTORS] = descriptor_set(sources_of(PUBLIC), with_comments=False)
+    files[DESCRIPTORS] = descriptor_set([*sources_of(PUBLIC), *ERROR_TYPES], with_comments=False)
     return files
 
 
