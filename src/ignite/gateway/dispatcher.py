@@ -150,7 +150,7 @@ class EnvoyReply:
 
 
 def request_bytes(call: Call) -> bytes:
-    """Return the request as it goes on the wire. Raises InvalidArgument for what would not parse."""
+    """Return the request as sent. Raises InvalidArgument for what would not parse."""
     if not _METHOD.fullmatch(call.method):
         raise InvalidArgument("is no HTTP method", field="method")
     if not _TARGET.fullmatch(call.target) or not call.target.isascii():

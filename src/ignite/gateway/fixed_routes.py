@@ -192,7 +192,7 @@ def _transcoder(shape: Shape) -> Config:
 
 
 def _nothing() -> Config:
-    kind = next(kind for kind in replies.LOCAL if kind.status == 404)
+    kind = replies.of_status(404)
     body = replies.error_body(code=kind.code, message=kind.message, reason=kind.reason)
     return {
         "match": {"prefix": "/"},

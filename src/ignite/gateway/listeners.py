@@ -147,7 +147,7 @@ def _removal(regex: str) -> Config:
 
 def _local_replies() -> Config:
     """Return our error body for Envoy's own errors; gRPC callers keep a status and a plain text."""
-    mappers: list[Config] = []
+    mappers: list[Config] = [_wrong_audience()]
     for kind in replies.LOCAL:
         is_status = {
             "status_code_filter": {
@@ -165,25 +165,49 @@ def _local_replies() -> Config:
                 }
             }
         }
-        mark = {
-            "header": {"key": names.ERROR, "value": kind.reason},
-            "append_action": "ADD_IF_ABSENT",
-        }
         mappers.append(
             {
                 "filter": {"and_filter": {"filters": [is_status, is_grpc]}},
                 "body_format_override": {"text_format_source": {"inline_string": kind.message}},
-                "headers_to_add": [mark],
+                "headers_to_add": [_mark(kind)],
             }
         )
         mappers.append(
             {
                 "filter": is_status,
                 "body_format_override": _json_body(kind),
-                "headers_to_add": [mark],
+                "headers_to_add": [_mark(kind)],
             }
         )
     return {"mappers": mappers}
+
+
+def _wrong_audience() -> Config:
+    """A token for somebody else is a bad token: 401, where Envoy says 403."""
+    kind = replies.of_status(401)
+    return {
+        "filter": {
+            "extension_filter": {
+                "name": "envoy.access_loggers.extension_filters.cel",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3."
+                    "ExpressionFilter",
+                    "expression": "response.code_details.startsWith('jwt_authn') "
+                    "&& response.code == 403",
+                },
+            }
+        },
+        "status_code": kind.status,
+        "body_format_override": _json_body(kind),
+        "headers_to_add": [_mark(kind)],
+    }
+
+
+def _mark(kind: replies.Kind) -> Config:
+    return {
+        "header": {"key": names.ERROR, "value": kind.reason},
+        "append_action": "ADD_IF_ABSENT",
+    }
 
 
 def _json_body(kind: replies.Kind) -> Config:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ignite.domain.errors import Unavailable
-from ignite.gateway import names, table
+from ignite.gateway import table
 from ignite.gateway.activator import Activator
 from ignite.gateway.admission import Admission
 from ignite.gateway.demand import DemandBook
@@ -130,7 +130,7 @@ def issuers_of(inputs: Inputs) -> tuple[Issuer, ...]:
     ours = Issuer(
         issuer=inputs.issuer,
         audience=identity.audience,
-        jwks_uri=f"http://{names.EDGE}/realms/{identity.realm}/protocol/openid-connect/certs",
+        jwks_uri=f"http://edge/realms/{identity.realm}/protocol/openid-connect/certs",
     )
     if not identity.external_issuer:
         return (ours,)

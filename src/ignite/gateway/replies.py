@@ -60,6 +60,12 @@ LOCAL = (
 )
 """What Envoy answers on its own, by status."""
 
+
+def of_status(status: int) -> Kind:
+    """Return Envoy's own answer of that status."""
+    return next(kind for kind in LOCAL if kind.status == status)
+
+
 _STATUSES: dict[type[IgniteError], tuple[int, int]] = {
     Unauthenticated: (401, 16),
     PermissionDenied: (403, 7),

@@ -16,6 +16,7 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2 as _cel
 from envoy.extensions.filters.http.cors.v3 import cors_pb2 as _cors
 from envoy.extensions.filters.http.grpc_json_transcoder.v3 import transcoder_pb2 as _transcoder
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as _jwt
@@ -47,6 +48,7 @@ from ignite.gateway.shape import Shape
 from ignite.gateway.table import RouteTable, Target
 
 REGISTERED = (
+    _cel,
     _cors, _transcoder, _jwt, _rbac, _router, _inspector, _manager, _early,
     _least_request, _previous_hosts, _tls, _protocol,
 )  # fmt: skip
