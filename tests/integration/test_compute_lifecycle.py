@@ -18,6 +18,7 @@ from tests.support.compute import (
 )
 
 from ignite.domain.apps import AppRef, AppStatus, DeploymentState, ObservedReplica
+from ignite.rpc.pagination import encode_cursor
 from ignite.settings import LimitSettings
 from ignite.v1 import ignite_common_pb2 as common
 from ignite.v1 import ignite_compute_pb2 as pb
@@ -322,16 +323,23 @@ class TestVersions:
         assert first.versions[0].status == common.VERSION_STATUS_ACTIVE
         assert second.versions[0].status == common.VERSION_STATUS_SUPERSEDED
 
-    async def test_unknown_version_is_not_found(self, compute: Compute) -> None:
+    @pytest.mark.parametrize("number", [7, 2**31, 2**32 - 1])
+    async def test_unknown_version_is_not_found(self, compute: Compute, number: int) -> None:
         for method, request in (
-            ("GetAppVersion", pb.GetAppVersionRequest(app_name="hello", version=7)),
-            ("RollbackApp", pb.RollbackAppRequest(app_name="hello", version=7)),
-            ("GetAppCode", pb.GetAppCodeRequest(app_name="hello", version=7)),
-            ("TestAppVersion", pb.TestAppVersionRequest(app_name="hello", version=7)),
+            ("GetAppVersion", pb.GetAppVersionRequest(app_name="hello", version=number)),
+            ("RollbackApp", pb.RollbackAppRequest(app_name="hello", version=number)),
+            ("GetAppCode", pb.GetAppCodeRequest(app_name="hello", version=number)),
+            ("TestAppVersion", pb.TestAppVersionRequest(app_name="hello", version=number)),
         ):
             status, text = await compute.refused(method, request)
             assert status is Code.NOT_FOUND, method
-            assert "version 7" in text
+            assert f"version {number}" in text
+
+    @pytest.mark.parametrize("below", [-5, 0, 2**31, 2**63 - 1])
+    async def test_made_up_cursor_harms_nobody(self, compute: Compute, below: int) -> None:
+        await compute.live("hello")
+        page = await versions(compute, cursor=encode_cursor("versions", [below]))
+        assert len(page.versions) == (0 if below < 0 else 1)
 
 
 class TestRollback:

@@ -12,6 +12,7 @@ from ignite.domain.builds import Build
 from ignite.domain.versions import MOVES, Code, Version, VersionStatus
 
 _versions = tables.versions
+_MAX_NUMBER = 2**31 - 1  # of the column; the wire has more
 
 
 class VersionStore:
@@ -65,6 +66,8 @@ class VersionStore:
 
     async def get(self, app_id: int, number: int) -> Version | None:
         """Return one version of the app, or None."""
+        if not DRAFT <= number <= _MAX_NUMBER:
+            return None
         row = await self._connection.execute(
             select(_versions).where(_versions.c.app_id == app_id, _versions.c.number == number)
         )
@@ -75,7 +78,7 @@ class VersionStore:
         """Return published versions, newest first, those below a number (0: from the newest)."""
         query = select(_versions).where(_versions.c.app_id == app_id, _versions.c.number > DRAFT)
         if below:
-            query = query.where(_versions.c.number < below)
+            query = query.where(_versions.c.number < min(below, _MAX_NUMBER))
         rows = await self._connection.execute(
             query.order_by(_versions.c.number.desc()).limit(limit)
         )

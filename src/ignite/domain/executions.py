@@ -31,6 +31,20 @@ _USER_CODE_REASONS = frozenset(
 )
 
 
+_PLATFORM_BUILD_REASONS = frozenset(
+    {
+        "BuildRefused",
+        "Internal",
+        "NoToolchain",
+        "Platform",
+        "RuntimeNotSupported",
+        "SandboxFailed",
+        "SandboxTooWeak",
+        "SourceMissing",
+    }
+)
+
+
 class ExecutionStatus(IntEnum):
     """With the wire's numbers."""
 
@@ -111,12 +125,13 @@ def failed(message: str, reason: str) -> Outcome:
 
 
 def failed_compile(message: str, reason: str) -> Outcome:
-    """Return the failure of code that could not be compiled."""
+    """Return the failure of code that could not be compiled: its own, unless the reason knows."""
+    is_platform = reason in _PLATFORM_BUILD_REASONS
     return Outcome(
         status=ExecutionStatus.FAILED,
         error=message[:MAX_ERROR_CHARS],
         error_reason=reason or "CompileFailed",
-        error_class=ErrorClass.USER_CODE,
+        error_class=ErrorClass.PLATFORM if is_platform else ErrorClass.USER_CODE,
     )
 
 

@@ -13,6 +13,7 @@ from ignite.domain.executions import (
     ErrorClass,
     ExecutionStatus,
     cold_start_ms_of,
+    failed_compile,
     outcome_of_answer,
     outcome_of_failure,
     result_json,
@@ -100,6 +101,23 @@ class TestOutcomeOfFailure:
     def test_other_errors_are_the_platforms(self) -> None:
         for error in (NotFound("x"), ResourceExhausted("x")):
             assert outcome_of_failure(error).error_class is ErrorClass.PLATFORM
+
+    @pytest.mark.parametrize(
+        ("reason", "fault"),
+        [
+            ("CompileFailed", ErrorClass.USER_CODE),
+            ("SomethingNew", ErrorClass.USER_CODE),
+            ("", ErrorClass.USER_CODE),
+            ("Platform", ErrorClass.PLATFORM),
+            ("SandboxFailed", ErrorClass.PLATFORM),
+        ],
+    )
+    def test_code_that_does_not_compile_is_at_fault_unless_the_machine_is(
+        self, reason: str, fault: ErrorClass
+    ) -> None:
+        outcome = failed_compile("words", reason)
+        assert outcome.error_class is fault
+        assert outcome.error_reason
 
     def test_late_is_a_timeout(self) -> None:
         assert outcome_of_failure(DeadlineExceeded("x")).status is ExecutionStatus.TIMEOUT

@@ -1,5 +1,6 @@
 """Apps: create, read, configure, delete."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from ignite.domain.sources import Source, check_runtime
 from ignite.domain.versions import Version
 from ignite.services.compute.drafts import replace_draft
 from ignite.services.compute.sources import Sources
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ class Apps:
             if code is not None:
                 await replace_draft(tx, app, code)
             await tx.notify(APPS_CHANNEL, str(app.id))
+        logger.info("app created", extra={"app": ref.id})
         return app
 
     async def get(self, ref: AppRef) -> AppView:
@@ -102,6 +106,7 @@ class Apps:
             app = await tx.apps.get(ref, lock=True)
             await tx.apps.delete(app)
             await tx.notify(APPS_CHANNEL, str(app.id))
+        logger.info("app deleted", extra={"app": ref.id})
 
     async def state(self, ref: AppRef) -> tuple[App, AppStatus]:
         """Return the app and what runs of it, as last seen."""

@@ -1,5 +1,6 @@
 """Drafts: save, compile, publish. They record what is wanted; the controllers make it so."""
 
+import logging
 from dataclasses import dataclass, replace
 
 from ulid import ULID
@@ -13,6 +14,8 @@ from ignite.domain.identity import Organization
 from ignite.domain.sources import Source
 from ignite.domain.versions import Code, Version, VersionStatus
 from ignite.services.compute.sources import Sources
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,7 @@ class Drafts:
             version = await tx.versions.publish(draft, number, app.config, status)
             app = await tx.apps.set_target(app, number, _state_during_rollout(app, status))
             await tx.notify(APPS_CHANNEL, str(app.id))
+        logger.info("version published", extra={"app": ref.id, "version": number})
         return Published(app=app, version=version)
 
 

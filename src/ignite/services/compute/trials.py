@@ -42,6 +42,7 @@ from ignite.settings import GatewaySettings, LimitSettings
 
 _COMPILES = 3
 _MARGIN_SECS = 0.25
+_INLINE_BYTES = 256 * 1024  # more is parsed in a thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,17 @@ class Trial:
     execution: Execution
     status: int
     headers: Headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Who wants which version called, and with what."""
+
+    principal: Principal
+    ref: AppRef
+    number: int
+    http: HttpCall
+    payload: bytes = field(repr=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,6 +121,7 @@ class Trials:
                 f"must be at most {self._payload_bytes} bytes, has {len(payload)}", field="payload"
             )
         seconds = self._seconds(deadline_secs)
+        wanted = _Wanted(principal=principal, ref=ref, number=number, http=http, payload=payload)
         call = self._invocations.check(
             principal, ref, http, payload, version=number, deadline_secs=seconds
         )
@@ -120,10 +133,9 @@ class Trials:
         compiled: float | None = None
         try:
             async with asyncio.timeout(seconds):
-                await self._compile(principal, ref, number)
+                await self._compile(wanted)
                 compiled = self._monotonic()
-                left = seconds - (compiled - began)
-                outcome = await self._call(principal, ref, number, http, payload, left, answer)
+                outcome = await self._call(wanted, seconds - (compiled - began), answer)
         except TimeoutError:
             outcome = _timeout(seconds, is_compiled=compiled is not None)
         except _NotCompiled as error:
@@ -151,13 +163,15 @@ class Trials:
         margin = min(_MARGIN_SECS, deadline_secs / 10)
         return min(self._most_secs, deadline_secs - margin)
 
-    async def _compile(self, principal: Principal, ref: AppRef, number: int) -> None:
+    async def _compile(self, wanted: _Wanted) -> None:
         """Return once the version has an artifact; raises _NotCompiled when it cannot get one."""
         for _ in range(_COMPILES):
-            build = await self._build_of(ref, number)
+            build = await self._build_of(wanted.ref, wanted.number)
             if build is None:
                 return
-            ended = await self._build_logs.until_ended(principal.organization, build.deploy_id)
+            ended = await self._build_logs.until_ended(
+                wanted.principal.organization, build.deploy_id
+            )
             if ended.state is not BuildState.SUCCEEDED:
                 raise _NotCompiled(_outcome_of_build(ended))
         raise Unavailable("the draft was saved again and again meanwhile", reason="DraftChanged")
@@ -177,19 +191,15 @@ class Trials:
                 return await start_build(tx, app, version)
             raise _NotCompiled(_outcome_of_version(version))
 
-    async def _call(
-        self,
-        principal: Principal,
-        ref: AppRef,
-        number: int,
-        http: HttpCall,
-        payload: bytes,
-        seconds: float,
-        answer: _Answer,
-    ) -> Outcome:
+    async def _call(self, wanted: _Wanted, seconds: float, answer: _Answer) -> Outcome:
         try:
             async with self._invocations.invoke(
-                principal, ref, http, payload, version=number, deadline_secs=seconds
+                wanted.principal,
+                wanted.ref,
+                wanted.http,
+                wanted.payload,
+                version=wanted.number,
+                deadline_secs=seconds,
             ) as running:
                 answer.execution_id = running.execution_id
                 answer.status = running.reply.status
@@ -202,7 +212,10 @@ class Trials:
             raise
         except IgniteError as error:
             return outcome_of_failure(error)
-        return outcome_of_answer(answer.status, answer.headers, bytes(answer.body))
+        body = bytes(answer.body)
+        if len(body) <= _INLINE_BYTES:
+            return outcome_of_answer(answer.status, answer.headers, body)
+        return await asyncio.to_thread(outcome_of_answer, answer.status, answer.headers, body)
 
     async def _read(self, reply: Reply, answer: _Answer) -> bool:
         """Read the body to its end; False when it is over the bound."""

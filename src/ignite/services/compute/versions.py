@@ -1,5 +1,6 @@
 """Versions: list, read, roll back, give the code out."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from ignite.domain.sources import file_form
 from ignite.domain.versions import Version, VersionStatus
 from ignite.services.compute.drafts import supersede
 from ignite.services.compute.sources import Sources
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,8 @@ class Versions:
             await supersede(tx, app)
             app = await tx.apps.set_target(app, number, app.state)
             await tx.notify(APPS_CHANNEL, str(app.id))
-            return app
+        logger.info("rollback asked for", extra={"app": ref.id, "version": number})
+        return app
 
     async def code(self, organization: Organization, ref: AppRef, number: int | None) -> SavedCode:
         """Return the source of a version, of the active one for None; raises VersionNotFound."""
