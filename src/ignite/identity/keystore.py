@@ -9,8 +9,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from ignite.domain.errors import FailedPrecondition, IgniteError, Unavailable
 from ignite.identity.jwks import VerificationKey
 from ignite.identity.keys import ALGORITHM, KeyRing, SigningKey, new_key, ring_of
@@ -45,6 +43,7 @@ class KeyStore:
         self._keep = timedelta(seconds=settings.token_ttl_secs) + KEEP_SLACK
         self._refresh_secs = min(MAX_REFRESH_SECS, settings.key_publish_secs / 4)
         self._ring: KeyRing | None = None
+        self._verifying: Mapping[str, VerificationKey] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Load the ring, making the first key where there is none, and keep it fresh."""
@@ -68,8 +67,7 @@ class KeyStore:
         for _ in range(ATTEMPTS):
             document = await self._secrets.get(DOCUMENT)
             if document is not None:
-                self._ring = ring_of(document.value)
-                return self._ring
+                return self._take(ring_of(document.value))
             now = self._clock()
             ring = KeyRing(keys=(new_key(created_at=now, signs_from=now),))
             try:
@@ -77,8 +75,7 @@ class KeyStore:
             except DocumentChanged:
                 continue
             logger.info("made the first signing key", extra={"key_id": ring.keys[0].id})
-            self._ring = ring
-            return ring
+            return self._take(ring)
         raise Unavailable("the signing keys keep changing")
 
     async def rotate(self) -> KeyRotation:
@@ -102,7 +99,7 @@ class KeyStore:
                 await self._secrets.put(DOCUMENT, rotated.document(), expected=document.version)
             except DocumentChanged:
                 continue
-            self._ring = rotated
+            self._take(rotated)
             logger.info("published a new signing key", extra={"key_id": key.id})
             return KeyRotation(
                 key_id=key.id,
@@ -122,11 +119,18 @@ class KeyStore:
 
     async def find(self, key_id: str) -> VerificationKey | None:
         """Return the published key of that id."""
-        for key in self._published():
-            if key.id == key_id:
-                public: ec.EllipticCurvePublicKey = key.public
-                return VerificationKey(id=key.id, algorithms=(ALGORITHM,), key=public)
-        return None
+        if all(key.id != key_id for key in self._published()):
+            return None
+        return self._verifying.get(key_id)
+
+    def _take(self, ring: KeyRing) -> KeyRing:
+        if ring != self._ring:
+            self._ring = ring
+            self._verifying = {
+                key.id: VerificationKey(id=key.id, algorithms=(ALGORITHM,), key=key.public)
+                for key in ring.keys
+            }
+        return ring
 
     def _published(self) -> tuple[SigningKey, ...]:
         return self._loaded().published(self._clock(), self._keep)

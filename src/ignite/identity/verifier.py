@@ -6,6 +6,7 @@ and not by the library, so that one clock rules.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from math import isfinite
@@ -16,10 +17,11 @@ import jwt
 from ignite.domain.errors import Unauthenticated
 from ignite.domain.identity import Principal
 from ignite.identity.claims import ReadPrincipal
-from ignite.identity.jwks import KeySource
+from ignite.identity.jwks import KeySource, VerificationKey
 from ignite.ports.identity import TokenVerifier
 
 MAX_TOKEN_CHARS = 8192
+REMEMBERED = 1024
 LEEWAY_SECS = 5
 
 _OPTIONS: Any = {
@@ -51,9 +53,31 @@ class JwtVerifier:
         self._audience = audience
         self._read = read
         self._clock = clock
+        self._seen: OrderedDict[str, tuple[VerificationKey, Mapping[str, Any]]] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
         """See ports.identity.TokenVerifier."""
+        claims = await self._signed_claims(token)
+        self._check(claims)
+        return self._read(claims)
+
+    async def _signed_claims(self, token: str) -> Mapping[str, Any]:
+        """Return the claims under a good signature.
+
+        Tokens come many times: a signature that was good is not computed again while its key is
+        still the one that its id names. Everything else is checked every time.
+        """
+        if (seen := self._seen.get(token)) is not None:
+            key, claims = seen
+            if await self._keys.find(key.id) is key:
+                return claims
+        key, claims = await self._decode(token)
+        self._seen[token] = (key, claims)
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return claims
+
+    async def _decode(self, token: str) -> tuple[VerificationKey, Mapping[str, Any]]:
         header = _header(token)
         key_id = header.get("kid")
         if not isinstance(key_id, str) or not key_id:
@@ -67,8 +91,7 @@ class JwtVerifier:
             claims = jwt.decode(token, key.key, algorithms=list(key.algorithms), options=_OPTIONS)
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise Unauthenticated("the token's signature is not good") from error
-        self._check(claims)
-        return self._read(claims)
+        return key, claims
 
     def _check(self, claims: Mapping[str, Any]) -> None:
         if claims.get("iss") != self._issuer:

@@ -39,13 +39,15 @@ def wrap(handler: Handler, around: Around) -> Handler:
     inner = behaviour_of(handler)
     streams_in = bool(handler.request_streaming)
 
+    yields = inspect.isasyncgenfunction(inner)
+
     async def call(request: Any, context: Context) -> Any:
         async with around(context) as check:
             if streams_in:
                 request = _checked(request, check)
             else:
                 check(request)
-            if inspect.isasyncgenfunction(inner):
+            if yields:
                 async with aclosing(inner(request, context)) as messages:
                     async for message in messages:
                         await context.write(message)

@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ignite.rpc.chain import Chain
 from ignite.rpc.errors import ErrorInterceptor
 from ignite.rpc.metrics import MetricsInterceptor, RpcMetrics
 from ignite.rpc.request_id import RequestIdInterceptor
@@ -113,7 +114,7 @@ def build_server(
 ) -> grpc.aio.Server:
     """Return a server with the services and reflection, not bound and not started."""
     server = grpc.aio.server(
-        interceptors=list(interceptors),
+        interceptors=[Chain(interceptors)],
         maximum_concurrent_rpcs=options.max_concurrent_calls,
         options=_channel_options(options),
     )

@@ -27,7 +27,12 @@ from ignite.identity.claims import built_in_principal, principal_by_roles
 from ignite.identity.issuer import Issuer, issuer_url
 from ignite.identity.jwks import VerificationKey
 from ignite.identity.keys import SigningKey, new_key
-from ignite.identity.verifier import MAX_TOKEN_CHARS, ChainVerifier, JwtVerifier
+from ignite.identity.verifier import (
+    MAX_TOKEN_CHARS,
+    REMEMBERED,
+    ChainVerifier,
+    JwtVerifier,
+)
 from ignite.settings import DnsTlsSettings, IdentitySettings, ServerSettings
 
 ISSUER = "http://localhost:8080/realms/dodil"
@@ -45,9 +50,14 @@ class Keys:
     def signing(self) -> SigningKey:
         return KEY
 
+    def __init__(self) -> None:
+        self.own: VerificationKey | None = VerificationKey(
+            id=KEY.id, algorithms=("ES256",), key=KEY.public
+        )
+
     async def find(self, key_id: str) -> VerificationKey | None:
         if key_id == KEY.id:
-            return VerificationKey(id=KEY.id, algorithms=("ES256",), key=KEY.public)
+            return self.own
         if key_id == "rsa":
             return VerificationKey(id="rsa", algorithms=("RS256",), key=RSA_KEY.public_key())
         return None
@@ -160,6 +170,55 @@ class TestTime:
     @pytest.mark.parametrize("value", ["9999999999", True, [NOW], {}, float("inf"), float("nan")])
     async def test_time_that_is_none(self, name: str, value: object) -> None:
         await refused(signed(changed(**{name: value})))
+
+
+class TestRememberedSignature:
+    """A token that was good before is still checked in all but the arithmetic."""
+
+    async def test_time_is_checked_again(self) -> None:
+        clock = ManualClock()
+        trust = verifier(clock)
+        token = signed(GOOD)
+        await trust.verify(token)
+        await trust.verify(token)
+        clock.forward(1000)
+        with pytest.raises(Unauthenticated):
+            await trust.verify(token)
+
+    async def test_key_that_is_gone_ends_it(self) -> None:
+        keys = Keys()
+        trust = JwtVerifier(
+            keys, issuer=ISSUER, audience="ignite", read=built_in_principal, clock=CLOCK
+        )
+        token = signed(GOOD)
+        await trust.verify(token)
+        keys.own = None
+        with pytest.raises(Unauthenticated):
+            await trust.verify(token)
+
+    async def test_other_key_under_the_same_id_ends_it(self) -> None:
+        keys = Keys()
+        trust = JwtVerifier(
+            keys, issuer=ISSUER, audience="ignite", read=built_in_principal, clock=CLOCK
+        )
+        token = signed(GOOD)
+        await trust.verify(token)
+        keys.own = VerificationKey(id=KEY.id, algorithms=("ES256",), key=OTHER.public)
+        with pytest.raises(Unauthenticated):
+            await trust.verify(token)
+
+    async def test_refused_tokens_are_not_remembered_as_good(self) -> None:
+        trust = verifier()
+        token = signed(GOOD, OTHER.private)
+        for _ in range(2):
+            with pytest.raises(Unauthenticated):
+                await trust.verify(token)
+
+    async def test_memory_is_bounded(self) -> None:
+        trust = verifier()
+        for number in range(REMEMBERED + 5):
+            await trust.verify(signed(changed(jti=str(number))))
+        assert len(trust._seen) == REMEMBERED
 
 
 class TestSignature:
