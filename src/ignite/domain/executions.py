@@ -18,6 +18,8 @@ MAX_ERROR_CHARS = 4096
 
 _USER_CODE_REASONS = frozenset(
     {
+        "BrokenOff",
+        "ReplicaFailed",
         "ImportFailed",
         "NoHandler",
         "HandlerMissing",
@@ -109,7 +111,10 @@ def outcome_of_answer(status: int, headers: Headers, body: bytes) -> Outcome:
 def outcome_of_failure(error: IgniteError) -> Outcome:
     """Return what it means that no whole answer came."""
     if isinstance(error, DeadlineExceeded):
-        return timed_out(error.message)
+        is_ours = error.reason == "ColdStartTimeout"
+        return timed_out(
+            error.message, fault=ErrorClass.PLATFORM if is_ours else ErrorClass.USER_CODE
+        )
     return failed(error.message, error.reason)
 
 

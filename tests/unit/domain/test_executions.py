@@ -120,7 +120,14 @@ class TestOutcomeOfFailure:
         assert outcome.error_reason
 
     def test_late_is_a_timeout(self) -> None:
-        assert outcome_of_failure(DeadlineExceeded("x")).status is ExecutionStatus.TIMEOUT
+        outcome = outcome_of_failure(DeadlineExceeded("x"))
+        assert outcome.status is ExecutionStatus.TIMEOUT
+        assert outcome.error_class is ErrorClass.USER_CODE
+
+    def test_late_start_is_the_platforms_timeout(self) -> None:
+        outcome = outcome_of_failure(DeadlineExceeded("x", reason="ColdStartTimeout"))
+        assert outcome.status is ExecutionStatus.TIMEOUT
+        assert outcome.error_class is ErrorClass.PLATFORM
 
 
 @pytest.mark.parametrize(
