@@ -1,7 +1,7 @@
 """Every number and address a person can set, read once; the only reader of the environment.
 
-A field's variable is `IGNITE__<GROUP>__<FIELD>`; the names of the contract (spec 16) and a few short
-ones are aliases, given as `env`. Components get their group by constructor and never the whole.
+A field's variable is `IGNITE__<GROUP>__<FIELD>`; the names of the contract (spec 16) and a few
+short ones are aliases, given as `env`. Components get their group by constructor, never the whole.
 """
 
 import os
@@ -22,8 +22,9 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-def _env(name: str) -> dict[str, Any]:
-    return {"env": name}
+def _env(*names: str) -> dict[str, Any]:
+    """Name short variables of a field; of several that are set, the last wins."""
+    return {"env": list(names)}
 
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -216,7 +217,7 @@ class BuildSettings(Group):
     index_url: SecretStr | None = Field(
         default=None,
         description="Python package index; none: what pip is set to on this machine.",
-        json_schema_extra=_env("IGNITE_PYTHON_INDEX_URL"),
+        json_schema_extra=_env("UV_DEFAULT_INDEX", "PIP_INDEX_URL", "IGNITE_PYTHON_INDEX_URL"),
     )
 
 
@@ -370,7 +371,8 @@ def variables() -> dict[str, tuple[str, str]]:
         assert issubclass(kind, Group)
         for field, about in kind.model_fields.items():
             extra = about.json_schema_extra
-            if isinstance(extra, dict) and "env" in extra:
-                short[str(extra["env"])] = (group, field)
+            names = extra.get("env") if isinstance(extra, dict) else None
+            for name in names if isinstance(names, list) else ():
+                short[str(name)] = (group, field)
             full[f"IGNITE__{group}__{field}".upper()] = (group, field)
     return {**short, **full}

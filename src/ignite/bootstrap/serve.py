@@ -72,7 +72,8 @@ def _tiers(ground: Ground, states: States) -> list[list[Component]]:
     if not settings.vault.address:
         openbao = EmbeddedOpenBao(layout, settings.log, owner)
         rest.append(child(openbao.child()))
-        settings = settings.model_copy(update={"vault": openbao.settings()})
+        vault = openbao.settings().model_copy(update={"timeout_secs": settings.vault.timeout_secs})
+        settings = settings.model_copy(update={"vault": vault})
     rest.append(child(role_child("spawner", settings, layout, None)))
     rest += [child(role_child(role, settings, layout, owner)) for role in UNPRIVILEGED_ROLES]
     rest.append(child(_envoy(settings, layout, owner)))

@@ -53,7 +53,7 @@ def serve(data_dir: Path | None, insecure_plaintext: bool, require_isolation: bo
     settings = _settings(_overrides(data_dir, insecure_plaintext, require_isolation))
     _configure_logs(settings, "supervisor")
     module: Any = import_module("ignite.bootstrap.serve")
-    failures: Any = import_module("ignite.supervisor.failures")
+    failures: Any = import_module("ignite.bootstrap.failures")
     try:
         module.run_server(settings, click.echo)
     except failures.FOR_THE_OPERATOR as error:

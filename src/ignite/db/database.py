@@ -73,7 +73,9 @@ class Database:
         except (OperationalError, InterfaceError, OSError, asyncpg.CannotConnectNowError) as error:
             raise Unavailable("the database does not answer", reason="DatabaseDown") from error
         except DBAPIError as error:
-            if error.connection_invalidated:
+            # Class 08: no connection; 57P: shutting down or starting up; 53300: no slot left.
+            state = str(getattr(error.orig, "sqlstate", "") or "")
+            if error.connection_invalidated or state.startswith(("08", "57P", "53300")):
                 raise Unavailable("the database does not answer", reason="DatabaseDown") from error
             raise
 

@@ -3,6 +3,7 @@
 from ignite.children import ChildFailed
 from ignite.db.embedded import DataOfAnotherMajor, PostgresMissing
 from ignite.privileges import Unreachable
+from ignite.secretstores.embedded import OpenBaoMissing, UnsealKeyMissing
 from ignite.settings import SettingsError
 from ignite.supervisor.datadir import DataDirError
 
@@ -10,8 +11,10 @@ FOR_THE_OPERATOR = (
     ChildFailed,
     DataDirError,
     DataOfAnotherMajor,
+    OpenBaoMissing,
     PostgresMissing,
     SettingsError,
     TimeoutError,
     Unreachable,
+    UnsealKeyMissing,
 )
