@@ -262,15 +262,19 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._task = self._accept(reader, writer)
 
     def eof_received(self) -> bool:
-        if self._task is not None:
-            self._task.cancel()
+        self._end()
         super().eof_received()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._end()
         super().connection_lost(exc)
+
+    def _end(self) -> None:
+        """Cancel once: what is cleaning up must not be cancelled in turn."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
 
 
 def _refuse(writer: asyncio.StreamWriter, request: Head, error: IgniteError) -> None:

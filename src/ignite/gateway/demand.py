@@ -14,11 +14,10 @@ WINDOW_SECS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterLoad:
-    """One cluster in one report: requests under way, and begun and ended since the last report."""
+    """One cluster in one report: requests under way, and those ended since the last report."""
 
     key: str
     in_flight: int
-    issued: int
     completed: int
 
 
@@ -90,11 +89,13 @@ class DemandBook:
                 continue
             seen.add(load.key)
             with _Change(self, load.key) as count:
-                if load.issued:
-                    count.begin(self._clock(), load.issued)
+                # Envoy's own number of requests begun stays 0; it follows from the other two.
+                begun = load.completed + load.in_flight - count.envoy_in_flight.get(node, 0)
+                if begun > 0:
+                    count.begin(self._clock(), begun)
                 count.completed += load.completed
                 count.envoy_in_flight[node] = load.in_flight
-                if load.issued and not count.in_flight and not count.waiting:
+                if load.completed and not count.in_flight and not count.waiting:
                     count.last_zero_ms = self._wall_ms()
         for key, found in self._counts.items():
             if key not in seen and found.envoy_in_flight.get(node):

@@ -162,7 +162,6 @@ def _cluster_load(found: Any) -> ClusterLoad:
     return ClusterLoad(
         key=found.cluster_name,
         in_flight=sum(zone.total_requests_in_progress for zone in zones),
-        issued=sum(zone.total_issued_requests for zone in zones),
         completed=sum(zone.total_successful_requests + zone.total_error_requests for zone in zones),
     )
 

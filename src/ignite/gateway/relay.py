@@ -103,10 +103,10 @@ async def relay(
         # Too late for a status: cut the answer short, so that it does not pass for whole.
         exchange.writer.transport.abort()
     finally:
+        writer.transport.abort()
         if sender is not None:
             sender.cancel()
             await asyncio.wait([sender])
-        writer.transport.abort()
 
 
 async def _connect(
