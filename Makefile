@@ -27,12 +27,16 @@ check: static $(if $(SKIP_FAST),,fast) ## format, lint, types, layers, generated
 static: lint types imports ## everything of check but the tests
 	$(BIN)/python tools/generate_protos.py --check
 	$(BIN)/python tools/generate_protos.py --lint
+	$(BIN)/python tools/generate_reference.py --check
 
 fast: $(VENV)/.dev ## unit, integration, contract and conformance tests
 	$(PYTEST) $(wildcard $(FAST))
 
 proto: $(VENV)/.dev ## generate the stubs again
 	$(BIN)/python tools/generate_protos.py
+
+reference: $(VENV)/.dev ## write docs/reference anew from the code
+	$(BIN)/python tools/generate_reference.py
 
 fmt: $(VENV)/.dev ## format
 	$(BIN)/ruff format && $(BIN)/ruff check --fix --quiet

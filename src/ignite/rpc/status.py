@@ -35,7 +35,7 @@ MAX_MESSAGE_CHARS = 1024
 MAX_DETAIL_CHARS = 256
 MAX_DETAILS = 8
 
-_CODES: Mapping[type[IgniteError], grpc.StatusCode] = {
+CODES: Mapping[type[IgniteError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
@@ -53,7 +53,7 @@ _CODES: Mapping[type[IgniteError], grpc.StatusCode] = {
 
 def code_of(error: IgniteError) -> grpc.StatusCode:
     """Return the status of the nearest class in the table."""
-    return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
 
 
 def number_of(error: IgniteError) -> int:
