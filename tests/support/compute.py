@@ -56,6 +56,8 @@ from ignite.v1 import ignite_compute_pb2_grpc as pb_grpc
 COMPUTE = "dodil.ignite.v1.ComputeService"
 ACME = Organization(id=OrganizationId("01ACME"), name=OrganizationName("acme"))
 RIVAL = Organization(id=OrganizationId("01RIVAL"), name=OrganizationName("rival"))
+# Its name makes host names that could be of `rival` as well.
+TWIN = Organization(id=OrganizationId("01TWIN"), name=OrganizationName("x-rival"))
 ADDRESS = PublicAddress(scheme="http", base_domain="apps.test", port=8080)
 HANDLER = b"def handler(payload, ctx):\n    return payload\n"
 
@@ -64,7 +66,7 @@ class Verifier:
     """Believes the name of an organisation as a token with every scope."""
 
     async def verify(self, token: str) -> Principal:
-        for organization in (ACME, RIVAL):
+        for organization in (ACME, RIVAL, TWIN):
             if token == organization.name:
                 return Principal(subject=token, organization=organization, scopes=frozenset(Scope))
         raise Unauthenticated("the token is not good")
@@ -222,7 +224,7 @@ async def serving(
     gateway = GatewaySettings()
     database = Database(database_url, DatabaseSettings())
     accounts = PostgresAccountStore(database)
-    for organization in (ACME, RIVAL):
+    for organization in (ACME, RIVAL, TWIN):
         await accounts.create_organization(organization.id, organization.name, "")
     bounds = bounds_of(limits, scaling or ScalingSettings())
     blobs, dispatcher = FakeBlobStore(), FakeDispatcher()
