@@ -28,8 +28,8 @@ def settings_page() -> str:
         _HEAD,
         "# Settings",
         "",
-        "Every variable `ignite serve` and its roles read. Flags win over variables, variables over",
-        "defaults; a value out of its bound stops the start and names the variable.",
+        "Every variable `ignite serve` and its roles read. Flags win over variables, variables",
+        "over defaults; a value out of its bound stops the start and names the variable.",
         "",
     ]
     for group, info in Settings.model_fields.items():
@@ -51,9 +51,9 @@ def settings_page() -> str:
 
 def _default(value: object) -> str:
     if value is None or value is PydanticUndefined or value in ("", ()):
-        return "–"
+        return "-"
     if hasattr(value, "get_secret_value"):
-        return "–"
+        return "-"
     return f"`{value}`"
 
 
@@ -66,7 +66,7 @@ def _bound(found: Any) -> str:
         for name, sign in (("min_length", "length ≥"), ("max_length", "length ≤")):
             if (limit := getattr(rule, name, None)) is not None:
                 words.append(f"{sign} {limit}")
-    return ", ".join(words) or "–"
+    return ", ".join(words) or "-"
 
 
 def errors_page() -> str:
@@ -90,8 +90,8 @@ def errors_page() -> str:
             subclass = getattr(errors, other, None)
             if isinstance(subclass, type) and subclass is not kind and issubclass(subclass, kind):
                 own |= words | {subclass.default_reason}
-        words = " ".join(f"`{word}`" for word in sorted(own))
-        lines.append(f"| {kind.__name__} | {code.name} | {words} |")
+        listed = " ".join(f"`{word}`" for word in sorted(own))
+        lines.append(f"| {kind.__name__} | {code.name} | {listed} |")
     lines.append("")
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ from ignite.identity.issuer import Issuer, issuer_url
 from ignite.identity.keystore import KeyStore
 from ignite.layout import Layout
 from ignite.pki import Pki
-from ignite.rpc.auth import BearerAuthInterceptor
+from ignite.rpc.auth import BearerAuthInterceptor, CertificateAuthInterceptor
 from ignite.rpc.metrics import RpcMetrics
 from ignite.rpc.policy import policies_of
 from ignite.rpc.server import Bind, GrpcServer, ServerOptions, Service, grpc_component
@@ -251,7 +251,7 @@ def _admin_server(base: _Base) -> GrpcServer:
                 servicer=AdminServicer(use_cases, settings.limits),
             )
         ],
-        auth=None,
+        auth=CertificateAuthInterceptor(),
         options=ServerOptions(drain_grace_secs=settings.server.drain_grace_secs),
     )
 
