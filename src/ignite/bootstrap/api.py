@@ -197,7 +197,7 @@ def _compute(base: _Base, hints: BuildLineHints, invocations: Invocations) -> Co
         return inspect(content, limits)
 
     sources = Sources(FileBlobStore(base.layout.blobs), bounds, inspected)
-    build_logs = BuildLogs(database, hints, reply_bytes=settings.build.log_bytes)
+    build_logs = BuildLogs(database, hints, reply_bytes=settings.limits.build_log_reply_bytes)
     use_cases = ComputeUseCases(
         apps=Apps(
             database,
