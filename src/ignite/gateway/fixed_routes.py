@@ -63,23 +63,23 @@ def internal_routes() -> Config:
     }
 
 
-def fallback_hosts(shape: Shape) -> dict[str, Config]:
-    """Return, by listener, the virtual host of every app that is not warm.
+def fallback_hosts(shape: Shape) -> tuple[Config, Config]:
+    """Return the virtual host of every app that is not warm, for the public and internal listener.
 
     They are resources beside those of warm apps, because a listener waits for the first of these.
     """
-    return {
-        names.PUBLIC: {
-            "name": FALLBACK,
+    return (
+        {
+            "name": f"{names.PUBLIC}/{FALLBACK}",
             "domains": [f"*.{shape.base_domain.lower()}"],
             "routes": [_activator(names.PUBLIC)],
         },
-        names.INTERNAL: {
-            "name": FALLBACK,
+        {
+            "name": f"{names.INTERNAL}/{FALLBACK}",
             "domains": ["*"],
             "routes": [_activator(names.INTERNAL)],
         },
-    }
+    )
 
 
 def _vhds() -> Config:

@@ -98,8 +98,8 @@ class Compiler:
             (RDS, _resource(RouteConfiguration(), fixed_routes.public_routes(shape))),
             (RDS, _resource(RouteConfiguration(), fixed_routes.internal_routes())),
             *(
-                (VHDS, _resource(VirtualHost(), host, name=f"{listener}/{host['name']}"))
-                for listener, host in fixed_routes.fallback_hosts(shape).items()
+                (VHDS, _resource(VirtualHost(), host))
+                for host in fixed_routes.fallback_hosts(shape)
             ),
         ]
         self._known: dict[str, tuple[tuple[Route, bool], list[tuple[str, Resource]]]] = {}
@@ -129,11 +129,11 @@ def _group(pairs: Iterable[tuple[str, Resource]]) -> dict[str, dict[str, Resourc
     return grouped
 
 
-def _resource(message: Message, config: Config, *, name: str = "") -> Resource:
+def _resource(message: Message, config: Config) -> Resource:
     ParseDict(config, message)
     body = AnyMessage()
     body.Pack(message, deterministic=True)
-    name = name or config.get("name") or config["cluster_name"]
+    name = config.get("name") or config["cluster_name"]
     return Resource(name, hashlib.sha256(body.value).hexdigest()[:16], body)
 
 
@@ -141,10 +141,8 @@ def _of_route(route: Route, shape: Shape, has_hosts: bool) -> Iterable[tuple[str
     yield CDS, _resource(Cluster(), cluster(route, shape))
     yield EDS, _resource(ClusterLoadAssignment(), endpoints(route))
     if has_hosts and route.hostnames:
-        config = public_host(route, shape)
-        yield VHDS, _resource(VirtualHost(), config, name=f"{names.PUBLIC}/{config['name']}")
-    config = internal_host(route, shape, has_hosts)
-    yield VHDS, _resource(VirtualHost(), config, name=f"{names.INTERNAL}/{config['name']}")
+        yield VHDS, _resource(VirtualHost(), public_host(route, shape))
+    yield VHDS, _resource(VirtualHost(), internal_host(route, shape, has_hosts))
 
 
 def cluster(route: Route, shape: Shape) -> Config:
@@ -223,7 +221,7 @@ def public_host(route: Route, shape: Shape) -> Config:
     cors = {listeners.CORS_FILTER: cors_policy()} if route.allow_unauthenticated else {}
     return {
         **_host(route, keep_execution_id=False),
-        "name": resource_name(route),
+        "name": f"{names.PUBLIC}/{host_name(route)}",
         "domains": sorted(name.lower() for name in route.hostnames),
         "typed_per_filter_config": {**guard, **cors},
     }
@@ -239,13 +237,17 @@ def internal_host(route: Route, shape: Shape, is_active: bool) -> Config:
     config["routes"][0]["route"]["host_rewrite_literal"] = primary
     return {
         **config,
-        "name": f"{resource_name(route)}@{route.version}",
+        "name": f"{names.INTERNAL}/{host_name(route)}@{route.version}",
         "domains": domains,
     }
 
 
-def resource_name(route: Route) -> str:
-    """Return the name of an app's virtual host; before a slash Envoy would read a listener."""
+def host_name(route: Route) -> str:
+    """Return the name of an app's virtual host behind the listener's; it holds no slash.
+
+    Envoy reads the route configuration before the last slash of the resource's name, and removes a
+    virtual host only where the host itself has that whole name too.
+    """
     return f"{route.app.organization}:{route.app.name}"
 
 
