@@ -2,45 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
 
 from ignite.controllers.autoscaler import Autoscaler
 from ignite.controllers.fleet import Deployed, Fleet
 from ignite.controllers.loop import ReconcileLoop
+from ignite.controllers.records import Records
 from ignite.controllers.routes import RouteBoard
+from ignite.controllers.serving import DeploymentSettings as DeploymentSettings
+from ignite.controllers.serving import Serving
 from ignite.db.database import APPS_CHANNEL, Database
-from ignite.domain.apps import AppRef, AppStatus, DeploymentState, ObservedReplica, host_labels
-from ignite.domain.deployments import (
-    Rollout,
-    deployment_state,
-    plan_rollout,
-    route_of,
-    workload_ref,
-    workload_spec,
-)
-from ignite.domain.errors import InvalidArgument, Unavailable
-from ignite.domain.scaling import PlatformScaling, ScalePolicy, policy_of
-from ignite.domain.versions import Version, VersionStatus
-from ignite.domain.workloads import WorkloadStatus
+from ignite.domain.apps import AppRef
+from ignite.domain.deployments import Rollout
+from ignite.domain.errors import Unavailable
+from ignite.domain.versions import Version
 from ignite.ports.backend import RuntimeBackend
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECS = 2.0
 _POLL_PAGE = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeploymentSettings:
-    """The numbers this controller needs."""
-
-    base_domain: str
-    default_concurrency: int
-    platform: PlatformScaling
-    trial_idle: timedelta
-    concurrency: int = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +54,9 @@ class Deployments:
         self._database = database
         self._backend = backend
         self._board = board
-        self._autoscaler = autoscaler
-        self._settings = settings
-        self._now = now
         self._fleet = Fleet(database)
+        self._serving = Serving(self._fleet, backend, board, autoscaler, settings, now)
+        self._records = Records(database)
         self._listening = asyncio.Event()
         self._loop: ReconcileLoop[int] = ReconcileLoop(
             self.name, self._reconcile, concurrency=settings.concurrency
@@ -84,45 +66,53 @@ class Deployments:
     async def run(self, ready: Callable[[], None]) -> None:
         """Load everything, take over what runs, then converge until cancelled."""
         async with asyncio.TaskGroup() as group:
-            # Listen first: a change after the load is then never missed.
+            # Listen first, to both: a change after the load is then never missed.
             group.create_task(self._database.listen((APPS_CHANNEL,), self._hear))
+            changes = self._backend.changes()
             await self._listening.wait()
-            await self._fleet.load_all()
+            await self._load()
             await self._adopt()
+            self._board.open()
             group.create_task(self._loop.run())
-            group.create_task(self._follow_backend())
+            group.create_task(self._follow_backend(changes))
             group.create_task(self._poll())
             ready()
-            logger.info("deployments loaded", extra={"apps": len(list(self._fleet))})
+            logger.info("deployments loaded", extra={"apps": len(self._fleet)})
 
     async def wake(self, ref: AppRef, version: int | None) -> WakeAnswer:
         """Ask for a replica of the active version, or of another one for a trial.
 
-        Waking the active version of a known app touches memory alone.
+        Waking the active version of a known app touches memory alone; else Unavailable is raised
+        while the database is away.
         """
         deployed = await self._fleet.find(ref)
-        if deployed is None:
+        if deployed is None or deployed.is_gone:
             return WakeAnswer(ok=False, reason="AppNotFound", message=f"no app {ref.id!r}")
-        number = deployed.app.active_version if version is None else version
-        is_trial = version is not None and number != deployed.app.active_version
-        if is_trial:
-            deployed.trials.add(number)
-            deployed.is_stale = True
-            await self._fleet.load(deployed.app.id)
-        found = deployed.versions.get(number)
-        if found is None or not found.artifact:
-            deployed.trials.discard(number)
-            what = f"version {number}" if is_trial else "a published version"
-            return WakeAnswer(
-                ok=False, reason="VersionNotReady", message=f"app {ref.id!r} has not got {what}"
-            )
-        key = workload_ref(deployed.app, found).key
-        if is_trial:
-            self._autoscaler.track(key, ScalePolicy.trial(self._settings.trial_idle))
-        self._autoscaler.wake(key)
-        await self._converge(deployed)
-        self._loop.hint(deployed.app.id)
-        return WakeAnswer(ok=True, key=key)
+        if version is not None and not deployed.is_active(version):
+            return await self._wake_trial(deployed, version)
+        active = deployed.active
+        if active is None or not active.artifact:
+            return _not_ready(deployed, "a published version")
+        return await self._wake(deployed, active)
+
+    async def _wake_trial(self, deployed: Deployed, number: int) -> WakeAnswer:
+        async with deployed.lock:
+            async with self._database.transaction() as tx:
+                version = await tx.versions.get(deployed.app.id, number)
+            if version is None or not version.artifact or deployed.is_gone:
+                return _not_ready(deployed, f"version {number}")
+            deployed.versions[number] = version
+            if not deployed.is_active(number):
+                deployed.trials.add(number)
+            answer = await self._wake(deployed, version)
+            await self._serving.converge(deployed)
+            return answer
+
+    async def _wake(self, deployed: Deployed, version: Version) -> WakeAnswer:
+        status = await self._serving.wake(deployed, version)
+        if status.reason and not status.alive:
+            return WakeAnswer(ok=False, reason=status.reason, message=status.message)
+        return WakeAnswer(ok=True, key=status.key)
 
     # -- hints -----------------------------------------------------------------------------------
 
@@ -133,7 +123,7 @@ class Deployments:
         if not self._listening.is_set():
             self._listening.set()
             return
-        # Hints were lost while the connection was down: the poll would find changes of config and
+        # Hints were lost while the connection was down. The poll would find changes of config and
         # targets, but not deletions.
         for deployed in self._fleet:
             if deployed.keys or deployed.is_rolling:
@@ -148,222 +138,108 @@ class Deployments:
         if (deployed := self._fleet.of_key(key)) is not None:
             self._loop.hint(deployed.app.id)
 
-    async def _follow_backend(self) -> None:
-        async for key in self._backend.changes():
+    async def _follow_backend(self, changes: AsyncIterator[str]) -> None:
+        async for key in changes:
             deployed = self._fleet.of_key(key)
             if deployed is not None:
                 # The route first: callers wait for it. The record may follow.
-                self._route(deployed)
+                self._put_routes(deployed)
                 self._loop.hint(deployed.app.id)
 
     async def _poll(self) -> None:
+        """Find what hints have missed."""
         while True:
             await asyncio.sleep(_POLL_SECS)
             try:
                 async with self._database.transaction() as tx:
                     behind = await tx.apps.behind(_POLL_PAGE)
+                for app_id in behind:
+                    self._stale(app_id)
             except Unavailable:
-                continue
-            for app_id in behind:
-                self._stale(app_id)
+                pass
+            except Exception:  # hints still come, and the next poll may do better
+                logger.exception("apps not polled")
             for deployed in self._fleet:
                 if deployed.is_rolling:
                     self._stale(deployed.app.id)
+            await self._compare()
+
+    async def _compare(self) -> None:
+        """Bring routes in step with what runs; end what nobody owns."""
+        for key, status in (await self._backend.observe()).items():
+            deployed = self._fleet.of_key(key)
+            if deployed is None:
+                await self._backend.remove(key)
+            elif not self._serving.is_routed(key, status):
+                self._put_routes(deployed)
+
+    def _put_routes(self, deployed: Deployed) -> None:
+        try:
+            self._serving.put_routes(deployed)
+        except Exception:  # one app must not keep the others from being routed
+            logger.exception("app not routed", extra={"app": deployed.app.ref.id})
+
+    async def _load(self) -> None:
+        while True:
+            try:
+                await self._fleet.load_all()
+            except Unavailable:
+                logger.warning("apps not loaded yet: the database does not answer")
+                await asyncio.sleep(_POLL_SECS)
+            else:
+                return
 
     async def _adopt(self) -> None:
         """Take over Workloads of an earlier process; drop those that nobody wants any more."""
-        observed = await self._backend.observe()
+        await self._backend.observe()
         for deployed in self._fleet:
-            for version in deployed.versions.values():
-                key = workload_ref(deployed.app, version).key
-                if version.artifact and version.number == deployed.app.active_version:
-                    running = len(observed[key].ready) if key in observed else 0
-                    self._autoscaler.track(key, self._policy(deployed), running=running)
-            self._route(deployed)
-            if deployed.is_rolling or any(self._autoscaler.desired(k) for k in deployed.keys):
-                self._loop.hint(deployed.app.id)
-        for key in observed:
-            if self._fleet.of_key(key) is None:
-                logger.info("unwanted workload", extra={"workload": key})
-                await self._backend.remove(key)
+            try:
+                needs_round = self._serving.adopt(deployed)
+                seen, status = self._serving.observed(deployed)
+                if needs_round or self._records.differs(deployed, seen, status):
+                    self._loop.hint(deployed.app.id)
+            except Exception:  # one app must not keep the others from being served
+                logger.exception("app not adopted", extra={"app": deployed.app.ref.id})
+        await self._compare()
 
     # -- converging ------------------------------------------------------------------------------
 
     async def _reconcile(self, app_id: int) -> None:
-        deployed = await self._fleet.load(app_id)
+        deployed = await self._fleet.of(app_id)
         if deployed is None:
-            for key in self._fleet.remove(app_id):
-                await self._drop(key)
             return
-        generation = deployed.app.generation
-        target = deployed.versions.get(deployed.app.target_version)
-        plan = plan_rollout(
-            deployed.app,
-            target,
-            {key: self._backend.status(key) for key in deployed.keys},
-        )
+        async with deployed.lock:
+            if not await self._fleet.refresh(deployed):
+                deployed.is_gone = True
+                await self._serving.remove(deployed)
+                self._fleet.remove(deployed)
+                return
+            await self._serving.converge(deployed)
+            if await self._roll(deployed):
+                await self._serving.converge(deployed)
+            await self._records.observe(deployed, *self._serving.observed(deployed))
+        if deployed.is_stale:
+            self._loop.hint(app_id)
+
+    async def _roll(self, deployed: Deployed) -> bool:
+        """Take the next step of a rollout; returns whether there was one."""
+        plan = self._serving.plan(deployed)
         match plan.action:
             case Rollout.ACTIVATE:
-                await self._activate(deployed)
+                before = deployed.active
+                if await self._records.activate(deployed):
+                    self._serving.take_over(deployed, before)
+                    return True
             case Rollout.GIVE_UP:
-                await self._give_up(deployed, plan.reason, plan.message)
+                return await self._records.give_up(deployed, plan.reason, plan.message)
             case Rollout.WAIT | Rollout.SETTLED:
                 pass
-        await self._converge(deployed)
-        await self._record(deployed, generation)
+        return False
 
-    async def _converge(self, deployed: Deployed) -> None:
-        """Make Workloads and routes of an app what its versions in memory say."""
-        self._end_trials(deployed)
-        for key in self._route(deployed):
-            await self._drop(key)
-        for version in deployed.versions.values():
-            if version.artifact:
-                await self._backend.apply(
-                    workload_spec(
-                        deployed.app,
-                        version,
-                        replicas=self._replicas(deployed, version),
-                        default_concurrency=self._settings.default_concurrency,
-                    )
-                )
 
-    def _route(self, deployed: Deployed) -> set[str]:
-        """Put the routes of an app on the board; returns Workloads it no longer has."""
-        keys: set[str] = set()
-        for version in deployed.versions.values():
-            if not version.artifact:
-                continue
-            key = workload_ref(deployed.app, version).key
-            keys.add(key)
-            if version.number == deployed.app.active_version:
-                self._autoscaler.track(key, self._policy(deployed))
-            self._board.put(
-                route_of(
-                    deployed.app,
-                    version,
-                    self._backend.status(key),
-                    self._hostnames(deployed),
-                    self._settings.default_concurrency,
-                )
-            )
-        return self._fleet.own(deployed, keys)
-
-    async def _drop(self, key: str) -> None:
-        self._board.drop(key)
-        self._autoscaler.forget(key)
-        await self._backend.remove(key)
-
-    def _replicas(self, deployed: Deployed, version: Version) -> int:
-        desired = self._autoscaler.desired(workload_ref(deployed.app, version).key)
-        is_target = version.number == deployed.app.target_version and deployed.is_rolling
-        return max(desired, 1) if is_target else desired
-
-    def _end_trials(self, deployed: Deployed) -> None:
-        for number in list(deployed.trials):
-            version = deployed.versions.get(number)
-            if version is not None and version.artifact:
-                key = workload_ref(deployed.app, version).key
-                if self._autoscaler.desired(key) or self._backend.status(key).replicas:
-                    continue
-            deployed.trials.discard(number)
-            if number not in (deployed.app.active_version, deployed.app.target_version):
-                deployed.versions.pop(number, None)
-
-    def _policy(self, deployed: Deployed) -> ScalePolicy:
-        return policy_of(deployed.app.config, self._settings.platform)
-
-    def _hostnames(self, deployed: Deployed) -> tuple[str, ...]:
-        try:
-            labels = host_labels(deployed.app.ref, deployed.app.config)
-        except InvalidArgument:
-            return ()
-        return tuple(f"{label}.{self._settings.base_domain}" for label in labels)
-
-    # -- what the database is told ---------------------------------------------------------------
-
-    async def _activate(self, deployed: Deployed) -> None:
-        """Move `active_version` to the ready target, unless somebody chose another meanwhile."""
-        number = deployed.app.target_version
-        async with self._database.transaction() as tx:
-            app = await tx.apps.get_by_id(deployed.app.id, lock=True)
-            if app is None or app.target_version != number:
-                deployed.is_stale = True
-                self._loop.hint(deployed.app.id)
-                return
-            if app.active_version:
-                await tx.versions.move(app.id, app.active_version, VersionStatus.SUPERSEDED)
-            await tx.versions.move(app.id, number, VersionStatus.ACTIVE)
-            app = await tx.apps.activate(app, number, DeploymentState.DEPLOYED)
-        old = deployed.app.active_version
-        deployed.app = app
-        if old != number and old not in deployed.trials:
-            deployed.versions.pop(old, None)
-        key = workload_ref(app, deployed.versions[number]).key
-        self._autoscaler.track(key, self._policy(deployed))
-        self._autoscaler.wake(key)
-        logger.info("version active", extra={"app": app.ref.id, "version": number, "before": old})
-
-    async def _give_up(self, deployed: Deployed, reason: str, message: str) -> None:
-        """Record a failed rollout; the active version serves on."""
-        number = deployed.app.target_version
-        async with self._database.transaction() as tx:
-            app = await tx.apps.get_by_id(deployed.app.id, lock=True)
-            if app is None or app.target_version != number:
-                deployed.is_stale = True
-                self._loop.hint(deployed.app.id)
-                return
-            await tx.versions.move(
-                app.id, number, VersionStatus.FAILED, error=message, reason=reason
-            )
-            state = app.state if app.active_version else DeploymentState.FAILED
-            app = await tx.apps.give_up_target(app, state, message, reason)
-        deployed.app = app
-        if number not in deployed.trials and number != app.active_version:
-            deployed.versions.pop(number, None)
-        logger.warning(
-            "version failed", extra={"app": app.ref.id, "version": number, "reason": reason}
-        )
-
-    async def _record(self, deployed: Deployed, generation: int) -> None:
-        """Write what runs, where it differs from what was written last."""
-        app = deployed.app
-        active = deployed.versions.get(app.active_version)
-        status: WorkloadStatus | None = None
-        desired = 0
-        if active is not None and active.artifact:
-            key = workload_ref(app, active).key
-            status = self._backend.status(key)
-            desired = self._autoscaler.desired(key)
-        target = deployed.versions.get(app.target_version)
-        state = deployment_state(app, target, status, desired)
-        seen = AppStatus(
-            desired_replicas=desired,
-            replicas=self._observed(deployed),
-            error=status.message if status else "",
-            error_reason=status.reason if status else "",
-        )
-        is_new = app.observed_generation < generation
-        if deployed.recorded == (state, seen) and not is_new:
-            return
-        async with self._database.transaction() as tx:
-            await tx.apps.set_state(app.id, state, app.error, app.error_reason)
-            await tx.status.put(app.id, seen)
-            if is_new:
-                await tx.apps.observe(app.id, generation)
-        deployed.recorded = (state, seen)
-        deployed.app = replace(
-            deployed.app, state=state, observed_generation=max(generation, app.observed_generation)
-        )
-
-    def _observed(self, deployed: Deployed) -> tuple[ObservedReplica, ...]:
-        return tuple(
-            ObservedReplica(
-                id=replica.id,
-                version=version.number,
-                state=replica.state.value,
-                started_at=replica.started_at,
-            )
-            for version in deployed.versions.values()
-            for replica in self._backend.status(workload_ref(deployed.app, version).key).replicas
-        )
+def _not_ready(deployed: Deployed, what: str) -> WakeAnswer:
+    return WakeAnswer(
+        ok=False,
+        reason="VersionNotReady",
+        message=f"app {deployed.app.ref.id!r} has not got {what}",
+    )

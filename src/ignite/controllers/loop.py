@@ -19,8 +19,8 @@ _LONGEST_DELAY = 30.0
 class ReconcileLoop(Generic[Key]):
     """Calls `reconcile(key)` for every hinted key, never twice at once for the same one.
 
-    A hint during the work leads to one more round. A failure is tried again with back-off; the loop
-    itself never ends on one.
+    A hint during the work leads to one more round. A failure is tried again with back-off, or at
+    once when there is a new hint; the loop itself never ends on one.
     """
 
     def __init__(
@@ -72,5 +72,5 @@ class ReconcileLoop(Generic[Key]):
     def _again(self, key: Key) -> None:
         failures = self._failures.get(key, 0) + 1
         self._failures[key] = failures
-        delay = min(_FIRST_DELAY * 2 ** min(failures, 12), _LONGEST_DELAY)
+        delay: float = min(_FIRST_DELAY * (1 << min(failures - 1, 12)), _LONGEST_DELAY)
         asyncio.get_running_loop().call_later(delay * random.uniform(0.8, 1.2), self.hint, key)  # noqa: S311 - jitter

@@ -1,6 +1,7 @@
 """The wire to gateways: RouteService over the board, the autoscaler and wakes."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import grpc.aio
@@ -29,19 +30,21 @@ class RouteServicer(routes_pb2_grpc.RouteServiceServicer):
         self, request: pb.WatchRoutesRequest, _context: Context
     ) -> AsyncIterator[pb.WatchRoutesResponse]:
         """Stream the board."""
-        async for step in self._board.watch(request.gateway_id, request.known_revision):
-            yield pb.WatchRoutesResponse(
-                revision=step.revision,
-                snapshot=step.is_snapshot,
-                upserts=[to_wire(route) for route in step.upserts],
-                removed_keys=step.removed,
-            )
+        watching = self._board.watch(request.gateway_id, request.known_revision)
+        async with aclosing(watching):
+            async for step in watching:
+                yield pb.WatchRoutesResponse(
+                    revision=step.revision,
+                    snapshot=step.is_snapshot,
+                    upserts=[to_wire(route) for route in step.upserts],
+                    removed_keys=step.removed,
+                )
 
     async def AckRoutes(  # noqa: N802
         self, request: pb.AckRoutesRequest, _context: Context
     ) -> pb.AckRoutesResponse:
         """Record an acknowledgement."""
-        await self._board.acknowledge(request.gateway_id, request.revision)
+        self._board.acknowledge(request.gateway_id, request.revision)
         return pb.AckRoutesResponse()
 
     async def Wake(  # noqa: N802

@@ -1,6 +1,5 @@
 """What should run of one app, and what follows from what does: pure plans."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -87,9 +86,18 @@ def route_of(
 
 
 def plan_rollout(
-    app: App, target: Version | None, statuses: Mapping[str, WorkloadStatus]
+    app: App,
+    target: Version | None,
+    status: WorkloadStatus | None,
+    *,
+    serving: int,
+    is_late: bool,
 ) -> RolloutPlan:
-    """Decide about the target version from its record and its Workload."""
+    """Decide about the target version from its record and its Workload, which stands at `status`.
+
+    It takes over once it has as many ready replicas as the active version, of which `serving` are
+    ready; with fewer if a start of it has failed, or if it is late.
+    """
     if app.target_version == app.active_version:
         return RolloutPlan(action=Rollout.SETTLED)
     if target is None:
@@ -98,13 +106,19 @@ def plan_rollout(
         )
     if target.status is VersionStatus.FAILED:
         return RolloutPlan(action=Rollout.GIVE_UP, reason=target.error_reason, message=target.error)
-    if not target.artifact:
+    if not target.artifact or status is None:
         return RolloutPlan(action=Rollout.WAIT)
-    status = statuses.get(workload_ref(app, target).key)
-    if status is not None and status.ready:
+    is_stuck = is_late or bool(status.reason)
+    if status.ready and (is_stuck or len(status.ready) >= serving):
         return RolloutPlan(action=Rollout.ACTIVATE)
-    if status is not None and status.reason:
+    if status.reason:
         return RolloutPlan(action=Rollout.GIVE_UP, reason=status.reason, message=status.message)
+    if is_late:
+        return RolloutPlan(
+            action=Rollout.GIVE_UP,
+            reason="RolloutTimeout",
+            message="the version did not become ready in time",
+        )
     return RolloutPlan(action=Rollout.WAIT)
 
 

@@ -118,3 +118,10 @@ class WorkloadStatus:
     def ready(self) -> tuple[Replica, ...]:
         """Return the replicas that may get requests."""
         return tuple(r for r in self.replicas if r.state is ReplicaState.READY)
+
+    @property
+    def alive(self) -> tuple[Replica, ...]:
+        """Return the replicas that serve or will."""
+        return tuple(
+            r for r in self.replicas if r.state in (ReplicaState.STARTING, ReplicaState.READY)
+        )

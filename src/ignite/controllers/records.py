@@ -1,0 +1,104 @@
+"""What the deployment controller tells the database. Each call is one short transaction.
+
+The row is locked and looked at again, because the API may have changed it since it was read: what
+was decided about an older state is then dropped, and the app is read anew.
+"""
+
+import logging
+from dataclasses import replace
+
+from ignite.controllers.fleet import Deployed
+from ignite.db.database import Database, Transaction
+from ignite.domain.apps import App, AppStatus, DeploymentState
+from ignite.domain.deployments import deployment_state
+from ignite.domain.versions import VersionStatus
+from ignite.domain.workloads import WorkloadStatus
+
+logger = logging.getLogger(__name__)
+
+
+class Records:
+    """The records of apps, as far as this controller writes them. Calls need the app's lock."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def activate(self, deployed: Deployed) -> bool:
+        """Move `active_version` to the target; False if somebody chose another meanwhile."""
+        number = deployed.app.target_version
+        before = deployed.app.active_version
+        async with self._database.transaction() as tx:
+            app = await _unless_retargeted(tx, deployed)
+            if app is None:
+                return False
+            if before:
+                await tx.versions.move(app.id, before, VersionStatus.SUPERSEDED)
+            await tx.versions.move(app.id, number, VersionStatus.ACTIVE)
+            app = await tx.apps.activate(app, number, DeploymentState.DEPLOYED)
+        deployed.app = app
+        deployed.trials.discard(number)
+        if before not in deployed.trials:
+            deployed.versions.pop(before, None)
+        logger.info(
+            "version active", extra={"app": app.ref.id, "version": number, "before": before}
+        )
+        return True
+
+    async def give_up(self, deployed: Deployed, reason: str, message: str) -> bool:
+        """Record a failed rollout; the active version serves on. False as in `activate`."""
+        number = deployed.app.target_version
+        async with self._database.transaction() as tx:
+            app = await _unless_retargeted(tx, deployed)
+            if app is None:
+                return False
+            # A version that has served before stays whole.
+            await tx.versions.move(
+                app.id, number, VersionStatus.FAILED, error=message, reason=reason
+            )
+            state = app.state if app.active_version else DeploymentState.FAILED
+            app = await tx.apps.give_up_target(app, state, message, reason)
+        deployed.app = app
+        if number not in deployed.trials:
+            deployed.versions.pop(number, None)
+        logger.warning(
+            "version failed", extra={"app": app.ref.id, "version": number, "reason": reason}
+        )
+        return True
+
+    async def observe(
+        self, deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None
+    ) -> None:
+        """Write what runs, where it differs from what was written last.
+
+        Nothing is written over a newer generation: its own round will do that.
+        """
+        if not self.differs(deployed, seen, status) and deployed.recorded == seen:
+            return
+        app = deployed.app
+        state = deployment_state(app, deployed.target, status, seen.desired_replicas)
+        async with self._database.transaction() as tx:
+            current = await tx.apps.get_by_id(app.id, lock=True)
+            if current is None or current.generation != app.generation:
+                deployed.is_stale = True
+                return
+            await tx.apps.set_state(app.id, state, current.error, current.error_reason)
+            await tx.status.put(app.id, seen)
+            await tx.apps.observe(app.id, app.generation)
+        deployed.recorded = seen
+        deployed.app = replace(current, state=state, observed_generation=app.generation)
+
+    @staticmethod
+    def differs(deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None) -> bool:
+        """Tell whether the record says anything else about the app as a whole."""
+        app = deployed.app
+        state = deployment_state(app, deployed.target, status, seen.desired_replicas)
+        return app.observed_generation < app.generation or app.state is not state
+
+
+async def _unless_retargeted(tx: Transaction, deployed: Deployed) -> App | None:
+    """Lock and return the app; None, and it is stale, when its target is another by now."""
+    app = await tx.apps.get_by_id(deployed.app.id, lock=True)
+    if app is None or app.target_version != deployed.app.target_version:
+        deployed.is_stale = True
+        return None
+    return app
