@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from ignite.sandbox.interpreters import Interpreter, python_interpreters
+from ignite.settings import RuntimeSettings
 
 SHIM = Path(__file__).parents[2] / "src/ignite/runtimes/python/shim.py"
 START_SECS = 20.0
@@ -27,7 +28,7 @@ Files = Mapping[str, str]
 
 def pythons() -> list[Interpreter]:
     """Return the oldest, the usual and the newest interpreter of this machine."""
-    found = python_interpreters()
+    found = python_interpreters(RuntimeSettings())
     names = list(found)
     wanted = {names[0], names[-1], "3.11"}
     return [found[name] for name in names if name in wanted]

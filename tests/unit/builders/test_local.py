@@ -26,7 +26,7 @@ from ignite.internal.v1 import replicas_pb2 as pb
 from ignite.internal.v1 import replicas_pb2_grpc
 from ignite.layout import Layout
 from ignite.sandbox.interpreters import python_interpreters
-from ignite.settings import BuildSettings, LimitSettings
+from ignite.settings import BuildSettings, LimitSettings, RuntimeSettings
 
 ACME = OrganizationName("acme")
 GOOD = b"def handler(payload, ctx):\n    return payload\n"
@@ -75,7 +75,7 @@ class FakeSpawner(replicas_pb2_grpc.ReplicaServiceServicer):
         return pb.GetSandboxReportResponse(
             interpreters=[
                 pb.Interpreter(language="python", version=one.minor, full_version=one.version)
-                for one in python_interpreters().values()
+                for one in python_interpreters(RuntimeSettings()).values()
             ]
         )
 
@@ -99,7 +99,7 @@ class FakeSpawner(replicas_pb2_grpc.ReplicaServiceServicer):
 
     def _run(self, spec: pb.BuildSpec) -> list[pb.RunBuildResponse]:
         places = {"/src": spec.source_path, "/out": spec.output_path, "/cache": "/nowhere"}
-        python = python_interpreters()[spec.runtime.version]
+        python = python_interpreters(RuntimeSettings())[spec.runtime.version]
         places |= {"{python}": str(python.path), "/ignite/compile.py": str(SCRIPT)}
         library = {"LD_LIBRARY_PATH": f"{python.prefix}/lib"} if python.needs_library_path else {}
         done = subprocess.run(
@@ -239,7 +239,7 @@ class TestBuilding:
 
     async def test_the_resolved_version_is_told(self, bench: Bench) -> None:
         result = await bench.builder.build(bench.take(GOOD, version=""), bench.log)
-        assert result.runtime_version == python_interpreters()["3.11"].version
+        assert result.runtime_version == python_interpreters(RuntimeSettings())["3.11"].version
         assert bench.spawner.specs[0].runtime.version == "3.11"
 
     async def test_the_bounds_reach_the_sandbox(self, bench: Bench) -> None:

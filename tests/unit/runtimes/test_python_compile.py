@@ -12,6 +12,7 @@ import pytest
 
 from ignite.runtimes.python import compile as script
 from ignite.sandbox.interpreters import Interpreter, python_interpreters
+from ignite.settings import RuntimeSettings
 
 SCRIPT = Path(script.__file__)
 GOOD = "def handler(payload, ctx):\n    return payload\n"
@@ -24,7 +25,7 @@ def find_uv() -> Path:
     return next(p / "bin/uv" for p in Path(spec.origin).parents if (p / "bin/uv").is_file())
 
 
-@pytest.fixture(params=python_interpreters().values(), ids=lambda one: one.minor)
+@pytest.fixture(params=python_interpreters(RuntimeSettings()).values(), ids=lambda one: one.minor)
 def python(request: pytest.FixtureRequest) -> Interpreter:
     found: Interpreter = request.param
     return found
@@ -32,7 +33,7 @@ def python(request: pytest.FixtureRequest) -> Interpreter:
 
 @pytest.fixture
 def newest() -> Interpreter:
-    return next(iter(python_interpreters().values()))
+    return next(iter(python_interpreters(RuntimeSettings()).values()))
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:

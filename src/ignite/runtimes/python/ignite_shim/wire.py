@@ -10,9 +10,8 @@ import re
 MAX_HEAD_BYTES = 96 * 1024
 MAX_CHUNK_LINE_BYTES = 4096
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_BAD_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
-_TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
+_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TEXT_BYTES = bytes([9, *range(32, 127), *range(128, 256)])
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 
@@ -46,14 +45,15 @@ class Head:
     __slots__ = ("expects", "headers", "http10", "keep_alive", "length", "method", "path")
 
     def __init__(self, raw: bytes) -> None:
-        if _BAD_HEAD.search(raw):
-            raise Refused(400, "control character in the request head")
         lines = raw.split(b"\r\n")
+        # Without all text only the line ends are left, one fewer than there are lines.
+        if raw.translate(None, _TEXT_BYTES) != b"\r\n" * (len(lines) - 1):
+            raise Refused(400, "control character in the request head")
         self.method, self.path, self.http10 = _request_line(lines[0])
         headers: dict[bytes, bytes] = {}
         for line in lines[1:]:
             name, colon, value = line.partition(b":")
-            if not colon or not _TOKEN.fullmatch(name):
+            if not colon or not _is_token(name):
                 raise Refused(400, "malformed header line")
             name = name.lower()
             value = value.strip(b" \t")
@@ -64,9 +64,8 @@ class Head:
             headers[name] = value
         self.headers = headers
         self.length = _body_length(headers, self.http10)
-        options = [part.strip() for part in headers.get(b"connection", b"").lower().split(b",")]
-        self.keep_alive = b"close" not in options and not self.http10
-        self.expects = headers.get(b"expect", b"").lower() == b"100-continue" and not self.http10
+        self.keep_alive = not self.http10 and not _closes(headers.get(b"connection"))
+        self.expects = not self.http10 and headers.get(b"expect", b"").lower() == b"100-continue"
 
     def text(self, name: bytes, default: str) -> str:
         """Return a header as text."""
@@ -74,9 +73,19 @@ class Head:
         return default if value is None else value.decode("latin-1")
 
 
+def _is_token(name: bytes) -> bool:
+    return bool(name) and not name.translate(None, _TOKEN_BYTES)
+
+
+def _closes(options: bytes | None) -> bool:
+    if options is None:
+        return False
+    return b"close" in [option.strip() for option in options.lower().split(b",")]
+
+
 def _request_line(line: bytes) -> tuple[bytes, bytes, bool]:
     parts = line.split(b" ")
-    if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not _TARGET.fullmatch(parts[1]):
+    if len(parts) != 3 or not _is_token(parts[0]) or b"\t" in line:
         raise Refused(400, "malformed request line")
     method, target, version = parts
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
