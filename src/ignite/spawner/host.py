@@ -11,7 +11,9 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -124,24 +126,41 @@ def owner_of(settings: Settings) -> Owner:
 
 
 def _write_runtime_files(folder: Path, interpreters: Mapping[str, Interpreter]) -> Path:
-    """Copy the files that run inside, compiled for every Python so that no start has to."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Copy the files that run inside, compiled for every Python so that no start has to.
+
+    What is there already is left as it is while it would come out the same.
+    """
     spec = find_spec("ignite.runtimes.python")
     assert spec is not None
     assert spec.origin is not None
     source = Path(spec.origin).parent
-    shutil.copytree(
-        source, folder, ignore=shutil.ignore_patterns("__pycache__", "__init__.py", "*.pyi")
-    )
-    # copytree leaves the packages' own __init__ out as well; theirs belong there.
-    for inner in source.glob("*/__init__.py"):
-        shutil.copyfile(inner, folder / inner.parent.name / inner.name)
+    files = {
+        path.relative_to(source): path.read_bytes()
+        for path in sorted(source.rglob("*.py"))
+        if path != source / "__init__.py"
+    }
+    mark = _digest(files, interpreters)
+    kept = folder / ".mark"
+    if kept.exists() and kept.read_text() == mark:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     (folder / UV).touch()
-    for interpreter in interpreters.values():
-        _compile(interpreter, folder)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(lambda one: _compile(one, folder), interpreters.values()))
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
+    kept.write_text(mark)
     return folder
+
+
+def _digest(files: Mapping[Path, bytes], interpreters: Mapping[str, Interpreter]) -> str:
+    versions = [f"{found.version} {found.path}" for found in interpreters.values()]
+    parts = [repr(versions).encode(), repr(list(files)).encode(), *files.values()]
+    # Each part by its own digest, so that none can run into the next.
+    return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
 
 
 def _compile(interpreter: Interpreter, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Puts the spawner together: `python -m ignite spawner`."""
 
 import os
+import resource
 from collections.abc import Sequence
 
 from ignite.internal.v1 import replicas_pb2_grpc
@@ -19,6 +20,7 @@ from ignite.spawner.servicer import SERVICE_NAME, ReplicaServicer
 
 def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Component]]:
     """Return the tiers of the spawner role. Looks at the machine, so it blocks for a second."""
+    _raise_open_files()
     host = prepare_host(settings, layout)
     # Held by both components below and so for as long as any sandbox may live.
     launcher = Launcher(host.tools, has_seccomp=host.report.has_seccomp)
@@ -43,6 +45,12 @@ def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Componen
     )
     # Builds wait for the sweep of replicas, which ends the builds of an earlier spawner as well.
     return ((replicas,), (builds,), (_server(settings, layout, host, replicas, builds),))
+
+
+def _raise_open_files() -> None:
+    """Take all the descriptors we may have; a replica needs six of them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _server(

@@ -8,10 +8,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any
 
 from ignite.domain.errors import (
     AlreadyExists,
@@ -20,20 +19,16 @@ from ignite.domain.errors import (
 )
 from ignite.domain.workloads import Endpoint, ReplicaState
 from ignite.layout import Layout
-from ignite.sandbox.bubblewrap import HOME, SandboxSpec
-from ignite.sandbox.cgroups import ControlGroup
-from ignite.sandbox.etc import write_passwd
-from ignite.sandbox.launcher import Launcher, Sandboxed
+from ignite.sandbox.launcher import Launcher
 from ignite.sandbox.paths import open_folder
 from ignite.sandbox.uids import UidPool
 from ignite.settings import RuntimeSettings
 from ignite.spawner.folders import MAX_SOCKET_PATH, Folders
-from ignite.spawner.health import wait_until_healthy
 from ignite.spawner.host import Host
-from ignite.spawner.launch import replica_sandbox
-from ignite.spawner.logs import SYSTEM, LogLine, LogPump, LogQueue, ReplicaLog, read_history
-from ignite.spawner.record import MAX_MESSAGE_BYTES, End, Evidence, ReplicaRecord, judge
-from ignite.spawner.specs import ReplicaSpec, ReplicaStatus, allowed_env, check_id, check_replica
+from ignite.spawner.lives import Lives
+from ignite.spawner.logs import LogLine, LogQueue, read_history
+from ignite.spawner.record import End, ReplicaRecord
+from ignite.spawner.specs import ReplicaSpec, ReplicaStatus, check_id, check_replica
 from ignite.spawner.watchers import Watchers
 
 logger = logging.getLogger(__name__)
@@ -42,10 +37,6 @@ ENDED_KEPT = 500
 ENDED_KEPT_SECS = 300.0
 SHUTDOWN_GRACE_SECS = 5.0
 MAX_HISTORY = 10_000
-
-# From the start to ready a replica may use a whole core, however small its tier is.
-_BOOST_MILLICORES = 1000
-_DRY_PIPE_SECS = 1.0
 
 
 class Replicas:
@@ -66,12 +57,19 @@ class Replicas:
         self._settings = settings
         self._layout = layout
         self._host = host
-        self._launcher = launcher
-        self._uids = uids
-        self._folders = Folders(layout, host.owner, is_root=host.tools.is_root)
         self._clock = clock
+        self._folders = Folders(layout, host.owner, is_root=host.tools.is_root)
         self._records: dict[str, ReplicaRecord] = {}
         self._watchers = Watchers()
+        self._lives = Lives(
+            settings=settings,
+            host=host,
+            launcher=launcher,
+            uids=uids,
+            folders=self._folders,
+            tell=self._watchers.tell,
+            clock=clock,
+        )
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -180,7 +178,7 @@ class Replicas:
 
     async def _supervise(self, record: ReplicaRecord, artifact: int) -> None:
         try:
-            end = await self._live(record, artifact)
+            end = await self._lives.live(record, artifact)
         except Exception:
             logger.exception("replica cannot be supervised", extra={"replica": record.spec.id})
             end = End(exit_code=None, reason="SandboxFailed", message="the sandbox was not made")
@@ -194,129 +192,7 @@ class Replicas:
         self._watchers.tell(record.status)
         logger.info("replica ended", extra={"replica": record.spec.id, "reason": end.reason})
         self._forget_old()
-
-    async def _live(self, record: ReplicaRecord, artifact: int) -> End:
-        uid = self._uids.take() if self._host.tools.is_root else os.geteuid()
-        group: ControlGroup | None = None
-        try:
-            group = await asyncio.to_thread(self._host.groups.create, record.spec.id)
-            sockets = await asyncio.to_thread(self._folders.make, record.folders, uid)
-            try:
-                sandbox = await asyncio.to_thread(
-                    self._prepare, record, uid, group, artifact=artifact, sockets=sockets
-                )
-                sandboxed = await self._launcher.start(sandbox, group)
-            finally:
-                os.close(sockets)
-            try:
-                return await self._follow(record, sandboxed, group)
-            finally:
-                await asyncio.to_thread(sandboxed.kill)
-                sandboxed.close()
-        finally:
-            # The uid is given back when nothing can run under it any more.
-            if group is None or await asyncio.to_thread(group.remove):
-                self._uids.give_back(uid)
-
-    def _prepare(
-        self, record: ReplicaRecord, uid: int, group: ControlGroup, *, artifact: int, sockets: int
-    ) -> SandboxSpec:
-        spec, folders = record.spec, record.folders
-        record.log = ReplicaLog(folders.state, most_bytes=self._settings.log_bytes)
-        group.limit_memory(spec.memory_mb * 1024 * 1024)
-        group.limit_pids(spec.pids_max)
-        group.limit_cpu(max(spec.cpu_millicores, _BOOST_MILLICORES))
-        return replica_sandbox(
-            spec,
-            self._host,
-            self._settings,
-            uid=uid,
-            artifact=artifact,
-            socket_folder=sockets,
-            passwd=write_passwd(folders.state / "passwd", uid, home=HOME),
-        )
-
-    async def _follow(
-        self, record: ReplicaRecord, sandboxed: Sandboxed, group: ControlGroup
-    ) -> End:
-        assert record.log is not None
-        log = record.log
-        record.folders.remember(sandboxed.identity)
-        record.set_pid(sandboxed.identity.pid)
-        self._note_ignored_env(record, log)
-        pump = LogPump({sandboxed.stdout: "stdout", sandboxed.stderr: "stderr"}, log.write)
-        pump.start()
-        async with asyncio.TaskGroup() as tasks:
-            ended = tasks.create_task(sandboxed.wait())
-            timed_out = await self._start_up(record, ended, tasks, group)
-            if not ended.done() and not timed_out:
-                await self._until_stop(record, ended, tasks)
-            if not ended.done():
-                await self._end(record, sandboxed, ended, is_killed=timed_out > 0)
-            code = await ended
-        oom_kills = group.oom_kills()
-        await asyncio.to_thread(group.kill)
-        await pump.end(_DRY_PIPE_SECS)
-        return judge(
-            Evidence(
-                exit_code=code,
-                last_words=pump.last_words(MAX_MESSAGE_BYTES),
-                oom_kills=oom_kills,
-                memory_mb=record.spec.memory_mb,
-                was_ready=record.was_ready,
-                was_stopped=record.stop_wanted.is_set(),
-                timed_out_secs=timed_out,
-            )
-        )
-
-    async def _start_up(
-        self,
-        record: ReplicaRecord,
-        ended: "asyncio.Task[int]",
-        tasks: asyncio.TaskGroup,
-        group: ControlGroup,
-    ) -> float:
-        """Wait for ready; return the bound that was passed, or 0."""
-        bound = self._settings.start_timeout_secs
-        healthy = tasks.create_task(
-            wait_until_healthy(str(record.folders.socket), record.spec.health_path)
-        )
-        stopped = tasks.create_task(record.stop_wanted.wait())
-        await _first((ended, healthy, stopped), bound)
-        is_healthy = healthy.done()
-        healthy.cancel()
-        stopped.cancel()
-        if ended.done() or record.stop_wanted.is_set():
-            return 0.0
-        if not is_healthy:
-            return bound
-        group.limit_cpu(record.spec.cpu_millicores)
-        record.ready(self._clock())
-        self._watchers.tell(record.status)
-        return 0.0
-
-    async def _until_stop(
-        self, record: ReplicaRecord, ended: "asyncio.Task[int]", tasks: asyncio.TaskGroup
-    ) -> None:
-        stopped = tasks.create_task(record.stop_wanted.wait())
-        await _first((ended, stopped), None)
-        stopped.cancel()
-
-    async def _end(
-        self,
-        record: ReplicaRecord,
-        sandboxed: Sandboxed,
-        ended: "asyncio.Task[int]",
-        *,
-        is_killed: bool,
-    ) -> None:
-        record.draining()
-        self._watchers.tell(record.status)
-        # Before ready there is nothing to finish.
-        if record.was_ready and not is_killed and sandboxed.terminate():
-            await _first((ended,), record.grace_secs)
-        if not ended.done():
-            await asyncio.to_thread(sandboxed.kill)
+        await asyncio.to_thread(self._folders.drop_old_logs, set(self._records))
 
     async def _stop_all(self) -> None:
         for replica_id in self._records:
@@ -328,24 +204,11 @@ class Replicas:
                     lambda: all(record.status.is_ended for record in self._records.values())
                 )
 
-    def _note_ignored_env(self, record: ReplicaRecord, log: ReplicaLog) -> None:
-        ignored = sorted(set(record.spec.env) - set(allowed_env(record.spec.env)))
-        if ignored:
-            now = int(self._clock().timestamp() * 1000)
-            text = f"variables of the platform are not overridden: {', '.join(ignored)}"
-            log.write(LogLine(ts_ms=now, stream=SYSTEM, message=text[:1000]))
-
     def _forget_old(self) -> None:
         now = asyncio.get_running_loop().time()
         ended = [record for record in self._records.values() if record.status.is_ended]
         ended.sort(key=lambda record: record.ended_at)
-        keep = ended[-ENDED_KEPT:]
-        for record in ended:
-            if record not in keep or now - record.ended_at > ENDED_KEPT_SECS:
+        surplus = len(ended) - ENDED_KEPT
+        for place, record in enumerate(ended):
+            if place < surplus or now - record.ended_at > ENDED_KEPT_SECS:
                 del self._records[record.spec.id]
-        if len(ended) > len(keep):
-            self._folders.drop_old_logs(set(self._records))
-
-
-async def _first(futures: "Iterable[asyncio.Future[Any]]", within_secs: float | None) -> None:
-    await asyncio.wait(futures, timeout=within_secs, return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,183 @@
+"""One replica's life, from the sandbox that is made for it to the word for how it ended."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+from ignite.sandbox.bubblewrap import HOME, SandboxSpec
+from ignite.sandbox.cgroups import ControlGroup
+from ignite.sandbox.etc import write_passwd
+from ignite.sandbox.launcher import Launcher, Sandboxed
+from ignite.sandbox.uids import UidPool
+from ignite.settings import RuntimeSettings
+from ignite.spawner.folders import Folders
+from ignite.spawner.health import wait_until_healthy
+from ignite.spawner.host import Host
+from ignite.spawner.launch import replica_sandbox
+from ignite.spawner.logs import SYSTEM, LogLine, LogPump, ReplicaLog
+from ignite.spawner.record import MAX_MESSAGE_BYTES, End, Evidence, ReplicaRecord, judge
+from ignite.spawner.specs import ReplicaStatus, allowed_env
+
+# From the start to ready a replica may use a whole core, however small its tier is.
+_BOOST_MILLICORES = 1000
+_DRY_PIPE_SECS = 1.0
+
+
+class Lives:
+    """Leads replicas through their lives; keeps none of them."""
+
+    def __init__(
+        self,
+        *,
+        settings: RuntimeSettings,
+        host: Host,
+        launcher: Launcher,
+        uids: UidPool,
+        folders: Folders,
+        tell: Callable[[ReplicaStatus], None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._launcher = launcher
+        self._uids = uids
+        self._folders = folders
+        self._tell = tell
+        self._clock = clock
+
+    async def live(self, record: ReplicaRecord, artifact: int) -> End:
+        """Start, supervise and end it; nothing of it runs any more when this returns."""
+        uid = self._uids.take() if self._host.tools.is_root else os.geteuid()
+        group: ControlGroup | None = None
+        try:
+            group = await asyncio.to_thread(self._host.groups.create, record.spec.id)
+            sockets = await asyncio.to_thread(self._folders.make, record.folders, uid)
+            try:
+                sandbox = await asyncio.to_thread(
+                    self._prepare, record, uid, group, artifact=artifact, sockets=sockets
+                )
+                sandboxed = await self._launcher.start(sandbox, group)
+            finally:
+                os.close(sockets)
+            try:
+                return await self._follow(record, sandboxed, group)
+            finally:
+                await asyncio.to_thread(sandboxed.kill)
+                sandboxed.close()
+        finally:
+            # The uid is given back when nothing can run under it any more.
+            if group is None or await asyncio.to_thread(group.remove):
+                self._uids.give_back(uid)
+
+    def _prepare(
+        self, record: ReplicaRecord, uid: int, group: ControlGroup, *, artifact: int, sockets: int
+    ) -> SandboxSpec:
+        spec, folders = record.spec, record.folders
+        record.log = ReplicaLog(folders.state, most_bytes=self._settings.log_bytes)
+        group.limit_memory(spec.memory_mb * 1024 * 1024)
+        group.limit_pids(spec.pids_max)
+        group.limit_cpu(max(spec.cpu_millicores, _BOOST_MILLICORES))
+        return replica_sandbox(
+            spec,
+            self._host,
+            self._settings,
+            uid=uid,
+            artifact=artifact,
+            socket_folder=sockets,
+            passwd=write_passwd(folders.state / "passwd", uid, home=HOME),
+        )
+
+    async def _follow(
+        self, record: ReplicaRecord, sandboxed: Sandboxed, group: ControlGroup
+    ) -> End:
+        assert record.log is not None
+        log = record.log
+        record.folders.remember(sandboxed.identity)
+        record.set_pid(sandboxed.identity.pid)
+        self._note_ignored_env(record, log)
+        pump = LogPump({sandboxed.stdout: "stdout", sandboxed.stderr: "stderr"}, log.write)
+        pump.start()
+        async with asyncio.TaskGroup() as tasks:
+            ended = tasks.create_task(sandboxed.wait())
+            timed_out = await self._start_up(record, ended, tasks, group)
+            if not ended.done() and not timed_out:
+                await self._until_stop(record, ended, tasks)
+            if not ended.done():
+                await self._end(record, sandboxed, ended, is_killed=timed_out > 0)
+            code = await ended
+        oom_kills = group.oom_kills()
+        await asyncio.to_thread(group.kill)
+        await pump.end(_DRY_PIPE_SECS)
+        return judge(
+            Evidence(
+                exit_code=code,
+                last_words=pump.last_words(MAX_MESSAGE_BYTES),
+                oom_kills=oom_kills,
+                memory_mb=record.spec.memory_mb,
+                was_ready=record.was_ready,
+                was_stopped=record.stop_wanted.is_set(),
+                timed_out_secs=timed_out,
+            )
+        )
+
+    async def _start_up(
+        self,
+        record: ReplicaRecord,
+        ended: "asyncio.Task[int]",
+        tasks: asyncio.TaskGroup,
+        group: ControlGroup,
+    ) -> float:
+        """Wait for ready; return the bound that was passed, or 0."""
+        bound = self._settings.start_timeout_secs
+        healthy = tasks.create_task(
+            wait_until_healthy(str(record.folders.socket), record.spec.health_path)
+        )
+        stopped = tasks.create_task(record.stop_wanted.wait())
+        await _first((ended, healthy, stopped), bound)
+        is_healthy = healthy.done()
+        healthy.cancel()
+        stopped.cancel()
+        if ended.done() or record.stop_wanted.is_set():
+            return 0.0
+        if not is_healthy:
+            return bound
+        group.limit_cpu(record.spec.cpu_millicores)
+        record.ready(self._clock())
+        self._tell(record.status)
+        return 0.0
+
+    async def _until_stop(
+        self, record: ReplicaRecord, ended: "asyncio.Task[int]", tasks: asyncio.TaskGroup
+    ) -> None:
+        stopped = tasks.create_task(record.stop_wanted.wait())
+        await _first((ended, stopped), None)
+        stopped.cancel()
+
+    async def _end(
+        self,
+        record: ReplicaRecord,
+        sandboxed: Sandboxed,
+        ended: "asyncio.Task[int]",
+        *,
+        is_killed: bool,
+    ) -> None:
+        record.draining()
+        self._tell(record.status)
+        # Before ready there is nothing to finish.
+        if record.was_ready and not is_killed and sandboxed.terminate():
+            await _first((ended,), record.grace_secs)
+        if not ended.done():
+            await asyncio.to_thread(sandboxed.kill)
+
+    def _note_ignored_env(self, record: ReplicaRecord, log: ReplicaLog) -> None:
+        ignored = sorted(set(record.spec.env) - set(allowed_env(record.spec.env)))
+        if ignored:
+            now = int(self._clock().timestamp() * 1000)
+            text = f"variables of the platform are not overridden: {', '.join(ignored)}"
+            log.write(LogLine(ts_ms=now, stream=SYSTEM, message=text[:1000]))
+
+
+async def _first(futures: "Iterable[asyncio.Future[Any]]", within_secs: float | None) -> None:
+    await asyncio.wait(futures, timeout=within_secs, return_when=asyncio.FIRST_COMPLETED)
