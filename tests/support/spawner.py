@@ -59,6 +59,8 @@ class Spawner:
     data: Path
     env: Mapping[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[str] | None" = None
+    python: tuple[str, ...] = (sys.executable,)
+    owner: int = 0
 
     @property
     def layout(self) -> Layout:
@@ -68,9 +70,11 @@ class Spawner:
         self.data.mkdir(mode=0o711, exist_ok=True)
         for folder in (self.layout.builds, self.layout.artifacts, self.layout.run):
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for folder in (self.data, *self.data.iterdir(), self.layout.run):
+            os.chown(folder, self.owner, self.owner)
         with (self.data / "spawner.log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _MAIN, str(self.data)],
+                [*self.python, "-c", _MAIN, str(self.data)],
                 env={
                     "PYTHONPATH": os.pathsep.join(sys.path),
                     # A user that every machine has, and who owns nothing.
@@ -80,6 +84,7 @@ class Spawner:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                cwd="/",
             )
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
@@ -149,7 +154,7 @@ class Client:
     async def until(self, replica_id: str, *states: int, within: float = 20) -> pb.ReplicaStatus:
         """Wait for one of `states`; ends are always waited for."""
         watch = self.stub.WatchReplicas(pb.WatchReplicasRequest())
-        last = None
+        last: pb.ReplicaStatus | None = None
         wanted = {*states, pb.REPLICA_STATE_EXITED, pb.REPLICA_STATE_FAILED}
         try:
             async with asyncio.timeout(within):
@@ -157,8 +162,8 @@ class Client:
                     for status in changes.replicas:
                         if status.replica_id == replica_id:
                             last = status
-                            if status.state in wanted:
-                                return status
+                            if last.state in wanted:
+                                return last
         except TimeoutError:
             raise AssertionError(f"{replica_id} did not get there, last: {last}") from None
         finally:
