@@ -203,7 +203,7 @@ class Server:
             sent["content-length"] = str(len(data))
         sent |= headers or {}
         head = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
-        with socket.create_connection(self.http_address, timeout=90) as wire:
+        with socket.create_connection(self.http_address, timeout=30) as wire:
             wire.sendall(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + data)
             return read_answer(wire)
 
@@ -217,7 +217,7 @@ class Server:
             input=stdin,
             capture_output=True,
             cwd=cwd or self.data.parent,
-            timeout=180,
+            timeout=90,
             check=False,
         )
         return subprocess.CompletedProcess(
@@ -234,6 +234,12 @@ class Server:
             done = self.cli("app", "deploy", app, "--code", folder, *more)
         assert done.returncode == 0, f"{done.stderr}\n{self.words()}"
         return done.stdout.strip()
+
+    def invoke(self, app: str, payload: str = "") -> str:
+        """Call an app by the command line and return its body."""
+        done = self.cli("invoke", app, "--payload", payload)
+        assert done.returncode == 0, f"{done.stderr}\n{self.words()}"
+        return done.stdout
 
     def _stamp(self) -> int | None:
         try:

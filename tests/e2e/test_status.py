@@ -10,7 +10,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tests.e2e.server import ROOT, Server
 
 import ignite.v1
+from ignite.v1 import (
+    ignite_build_pb2,
+    ignite_compute_pb2,
+    ignite_model_pb2,
+    ignite_secret_pb2,
+)
 
+LOADED = (ignite_build_pb2, ignite_compute_pb2, ignite_model_pb2, ignite_secret_pb2)
 PACKAGE = "dodil.ignite.v1"
 SERVICES = ("ComputeService", "SecretService", "BuildService", "ModelService")
 
