@@ -6,13 +6,19 @@ cache folder. It is what remembers which one that is.
 
 import os
 import shutil
+import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ignite.layout import Layout
 from ignite.sandbox.uids import UidPool
+from ignite.spawner.outputs import size_of
 
-MAX_CACHE_BYTES = 4 * 1024**3
+# A cache beyond the first is emptied once nobody uses it; a compile that takes it beyond the second
+# is ended.
+KEPT_CACHE_BYTES = 2 * 1024**3
+MOST_CACHE_BYTES = 4 * 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +33,23 @@ class WorkFolders:
 
 
 class BuildFolders:
-    """Makes and removes them. One process uses it, so that no lock is needed between compiles."""
+    """Makes and removes them, from any thread."""
 
-    def __init__(self, layout: Layout, uids: UidPool, *, is_root: bool) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        uids: UidPool,
+        *,
+        is_root: bool,
+        kept_cache_bytes: int = KEPT_CACHE_BYTES,
+    ) -> None:
         self._builds = layout.replicas / ".builds"
         self._caches = layout.replicas / ".caches"
         self._uids = uids
         self._is_root = is_root
+        self._kept_cache_bytes = kept_cache_bytes
+        self._lock = threading.Lock()
+        self._users: Counter[Path] = Counter()
 
     def open(self) -> None:
         """Remove what an earlier spawner left; learn the uids of the caches there are."""
@@ -47,7 +63,9 @@ class BuildFolders:
         """Make the folders of one compile. Raises FileExistsError for an id under way."""
         root = self._builds / build_id
         root.mkdir(mode=0o700)
-        cache, uid = self._cache(organization_id)
+        with self._lock:
+            cache, uid = self._cache(organization_id)
+            self._users[cache] += 1
         folders = WorkFolders(
             root=root, work=root / "work", output=root / "output", cache=cache, uid=uid
         )
@@ -58,8 +76,20 @@ class BuildFolders:
         return folders
 
     def remove(self, folders: WorkFolders) -> None:
-        """Remove what a compile worked in."""
+        """Remove what a compile worked in, and a cache that has become too large."""
         shutil.rmtree(folders.root, ignore_errors=True)
+        with self._lock:
+            self._users[folders.cache] -= 1
+            if self._users[folders.cache] > 0:
+                return
+            del self._users[folders.cache]
+            most = self._kept_cache_bytes
+            if disk_use(folders.cache, most_bytes=most) > most:
+                for entry in folders.cache.iterdir():
+                    if entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry, ignore_errors=True)
+                    else:
+                        entry.unlink(missing_ok=True)
 
     def _cache(self, organization_id: str) -> tuple[Path, int]:
         cache = self._caches / organization_id
@@ -75,3 +105,12 @@ class BuildFolders:
         os.chown(fresh, uid, uid)
         fresh.rename(cache)
         return cache, uid
+
+
+def disk_use(folder: Path, *, most_bytes: int) -> int:
+    """Return the bytes of disk that `folder` takes; stops counting beyond the bound."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return size_of(descriptor, most_bytes=most_bytes)
+    finally:
+        os.close(descriptor)

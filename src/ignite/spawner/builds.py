@@ -11,7 +11,6 @@ import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from ignite.domain.errors import (
     AlreadyExists,
@@ -28,11 +27,16 @@ from ignite.sandbox.interpreters import Interpreter
 from ignite.sandbox.launcher import Launcher, Sandboxed
 from ignite.sandbox.paths import open_folder, open_parent
 from ignite.settings import BuildSettings, RuntimeSettings
-from ignite.spawner.build_folders import BuildFolders, WorkFolders
+from ignite.spawner.build_folders import (
+    MOST_CACHE_BYTES,
+    BuildFolders,
+    WorkFolders,
+    disk_use,
+)
 from ignite.spawner.build_sandbox import build_sandbox
 from ignite.spawner.host import Host
 from ignite.spawner.logs import SYSTEM, LogLine, LogPump
-from ignite.spawner.outputs import OutputBounds, OutputRefused, size_of, take_over
+from ignite.spawner.outputs import OutputBounds, OutputRefused, take_over
 from ignite.spawner.specs import BuildLine, BuildOutcome, BuildSpec, check_build
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,8 @@ logger = logging.getLogger(__name__)
 # A compile may write this much more than the artifact it makes: sources, objects, wheels.
 _DISK_FACTOR = 3
 _DISK_LOOK_SECS = 1.0
+# A cache has many files, and is looked at less often.
+_CACHE_LOOKS = 10
 _DRY_PIPE_SECS = 1.0
 _KEPT_BYTES_PER_SEC = 1024 * 1024
 _MAX_WAITING_LINES = 1000
@@ -224,11 +230,20 @@ class Builds:
 
     async def _until_disk_full(self, job: _Job, folders: WorkFolders) -> None:
         most = self._settings.artifact_bytes * _DISK_FACTOR
+        looks = 0
         while True:
             await asyncio.sleep(_DISK_LOOK_SECS)
-            used = await asyncio.to_thread(_disk_use, (folders.work, folders.output), most)
+            used = await asyncio.to_thread(disk_use, folders.work, most_bytes=most)
+            used += await asyncio.to_thread(disk_use, folders.output, most_bytes=most)
             if used > most:
                 job.stop("DiskFull", f"the compile wrote more than {most} bytes")
+                return
+            looks += 1
+            if looks % _CACHE_LOOKS:
+                continue
+            cached = await asyncio.to_thread(disk_use, folders.cache, most_bytes=MOST_CACHE_BYTES)
+            if cached > MOST_CACHE_BYTES:
+                job.stop("DiskFull", "the organisation's cache of packages is full")
                 return
 
     def _make_group(self, spec: BuildSpec) -> ControlGroup:
@@ -278,14 +293,3 @@ def _judge(spec: BuildSpec, code: int, oom_kills: int, words: str) -> BuildOutco
     elif code:
         reason, message = "CompileFailed", words or f"the compile ended with exit code {code}"
     return BuildOutcome(exit_code=code, duration_secs=0, reason=reason, message=message)
-
-
-def _disk_use(folders: "tuple[Path, ...]", most: int) -> int:
-    used = 0
-    for folder in folders:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            used += size_of(descriptor, most_bytes=most)
-        finally:
-            os.close(descriptor)
-    return used

@@ -14,6 +14,7 @@ from ignite.spawner.host import Owner
 
 MAX_ENTRIES = 200_000
 
+_LEAST_FILE_BYTES = 4096
 _DESCRIPTOR = "/proc/self/fd/{}"
 
 
@@ -63,9 +64,11 @@ def size_of(root: int, *, most_bytes: int) -> int:
     for _, folders, files, descriptor in os.fwalk(".", dir_fd=root, follow_symlinks=False):
         for name in (*folders, *files):
             try:
-                size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+                about = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             except OSError:
                 continue
+            # Empty files take room as well, and a disk can run out of names.
+            size += max(about.st_blocks * 512, _LEAST_FILE_BYTES)
         if size > most_bytes:
             break
     return size
