@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.api import annotations_pb2
 from tests.fakes.platform import FakePlatformSecrets
 from tests.fakes.replies import ScriptedDispatcher, ScriptedReply
 from tests.support.clocks import ManualClock
@@ -34,6 +35,7 @@ from ignite.domain.identity import (
 from ignite.edge.app import EdgeApp, EdgeParts, build_routes
 from ignite.edge.protocol import HIGH_WATER_BYTES
 from ignite.edge.server import EdgeServer
+from ignite.edge.unbuilt import UNBUILT
 from ignite.identity.claims import built_in_principal
 from ignite.identity.fetch import fetch_unix
 from ignite.identity.issuer import Issuer
@@ -43,6 +45,7 @@ from ignite.identity.verifier import JwtVerifier
 from ignite.ports.identity import AccessToken
 from ignite.services.compute.invocations import Invocations
 from ignite.settings import GatewaySettings, IdentitySettings, LimitSettings
+from ignite.v1 import ignite_model_pb2
 
 ISSUER = "http://localhost:8080/realms/dodil"
 REALM = "/realms/dodil"
@@ -509,6 +512,30 @@ class TestInvokeAccess:
     )
     async def test_other_paths_are_404(self, edge: Edge, path: str) -> None:
         assert (await edge.invoke(path=path)).status == 404
+
+
+class TestUnbuilt:
+    async def test_names_every_path_of_the_model_service(self) -> None:
+        service = ignite_model_pb2.DESCRIPTOR.services_by_name["ModelService"]
+        rules = {
+            method.name: method.GetOptions().Extensions[annotations_pb2.http]
+            for method in service.methods
+        }
+        found = {
+            ("GET", rule.get, name) if rule.get else ("POST", rule.post, name)
+            for name, rule in rules.items()
+        }
+        assert set(UNBUILT) == found
+
+    async def test_says_that_it_is_not_built(self, edge: Edge) -> None:
+        response = await edge.client.request("GET", "/v1/models/a-model")
+        body = json.loads(response.body)
+        assert (response.status, body["code"]) == (501, 12)
+        assert body["message"] == "ModelService.GetModel is not built yet"
+        assert (await edge.invoke(path="/v1/chat/completions")).status == 501
+
+    async def test_strangers_learn_nothing(self, edge: Edge) -> None:
+        assert (await edge.invoke(path="/v1/embeddings", headers=())).status == 401
 
 
 class TestServer:

@@ -292,6 +292,28 @@ class TestErrors:
             "the replica broke off",
         )
 
+    @pytest.mark.parametrize(
+        "message",
+        [b"\x0a\x02\xff\xfe", b"\xff\xff\xff", b"\x0a\x7fabc"],
+        ids=["text", "tag", "cut"],
+    )
+    async def test_bytes_that_are_no_message_are_the_callers_mistake(
+        self, served: Fixture, message: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        call: Any = served.channel.unary_unary(f"/{COMPUTE}/GetApp")
+        error = await refusal(call(message, metadata=VIEWER))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.details() == "the request cannot be read"
+        assert trailer(error, "x-request-id").startswith("req_")
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+    async def test_bytes_that_are_no_message_are_refused_where_answers_stream(
+        self, served: Fixture
+    ) -> None:
+        call: Any = served.channel.unary_stream(f"/{COMPUTE}/Invoke")
+        error = await refusal(call(b"\xff\xff\xff", metadata=VIEWER).read())
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+
 
 class TestFourKinds:
     async def test_stream_in(self, served: Fixture) -> None:

@@ -9,6 +9,7 @@ from ignite.edge.discovery import DiscoveryEndpoint, KeysEndpoint
 from ignite.edge.http import Disconnected, Receive, Request, Scope, Send, error_answer
 from ignite.edge.invoke import InvokeEndpoint, Invoker
 from ignite.edge.token import TokenEndpoint, TokenGrant
+from ignite.edge.unbuilt import UNBUILT, UnbuiltEndpoint
 from ignite.ports.identity import SigningKeys, TokenVerifier
 from ignite.rpc.errors import to_ignite_error
 from ignite.rpc.request_id import accept_request_id
@@ -56,6 +57,10 @@ def build_routes(parts: EdgeParts) -> Sequence[Route]:
         route("POST", f"{oidc}/token", TokenEndpoint(parts.grant)),
         route("GET", f"{oidc}/certs", keys),
         route("GET", f"{realm}/.well-known/openid-configuration", DiscoveryEndpoint(parts.issuer)),
+        *(
+            route(method, path, UnbuiltEndpoint(parts.verifier, name))
+            for method, path, name in UNBUILT
+        ),
     )
 
 

@@ -69,13 +69,20 @@ def replace(handler: Handler, behaviour: Callable[[Any, Context], Awaitable[Any]
     return _like(handler, behaviour)
 
 
+def read_with(handler: Handler, deserializer: Callable[[bytes], Any]) -> Handler:
+    """Return the same handler with another reader of its messages."""
+    return _like(handler, behaviour_of(handler), deserializer)
+
+
 async def _checked(messages: AsyncIterator[Any], check: MessageCheck) -> AsyncIterator[Any]:
     async for message in messages:
         check(message)
         yield message
 
 
-def _like(handler: Handler, behaviour: Any) -> Handler:
+def _like(
+    handler: Handler, behaviour: Any, deserializer: Callable[[bytes], Any] | None = None
+) -> Handler:
     makers: dict[tuple[bool, bool], Any] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -85,7 +92,7 @@ def _like(handler: Handler, behaviour: Any) -> Handler:
     maker = makers[bool(handler.request_streaming), bool(handler.response_streaming)]
     made: Handler = maker(
         behaviour,
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=deserializer or handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
     return made

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ignite.rpc.chain import Chain
+from ignite.rpc.decoding import DecodingInterceptor
 from ignite.rpc.errors import ErrorInterceptor
 from ignite.rpc.metrics import MetricsInterceptor, RpcMetrics
 from ignite.rpc.request_id import RequestIdInterceptor
@@ -144,7 +145,7 @@ def grpc_component(
     interceptors: list[grpc.aio.ServerInterceptor] = [RequestIdInterceptor()]
     if metrics is not None:
         interceptors.append(MetricsInterceptor(metrics))
-    interceptors.append(ErrorInterceptor())
+    interceptors += [ErrorInterceptor(), DecodingInterceptor()]
     if auth is not None:
         interceptors.append(auth)
     interceptors.append(UnbuiltInterceptor())
