@@ -51,8 +51,8 @@ def main() -> NoReturn:
         logging.basicConfig(
             stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
         )
-    gc.collect()
     gc.freeze()
+    gc.enable()
     replica = Replica(config, loop, contextvars.copy_context(), handler, _awaits(handler))
     code = loop.run_until_complete(_serve(replica))
     atexit._run_exitfuncs()  # noqa: SLF001 - what an ordinary exit runs, without its joins
