@@ -121,9 +121,16 @@ class DemandBook:
                 if state == "relayed" and not after:
                     count.completed += 1
 
-    def demands(self) -> tuple[Demand, ...]:
-        """Return the demand for every route that was ever asked for and is not forgotten."""
+    def demands(self, warm: Iterable[str] = ()) -> tuple[Demand, ...]:
+        """Return the demand for every route that was ever asked for and is not forgotten.
+
+        A `warm` route that is not known yet counts as idle from now on: this gateway may have been
+        restarted, and a replica that just started is not idle since for ever.
+        """
         now = self._clock()
+        for key in warm:
+            if key not in self._counts:
+                self.count_of(key).last_zero_ms = self._wall_ms()
         return tuple(
             Demand(
                 key=key,

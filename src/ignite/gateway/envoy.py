@@ -54,7 +54,9 @@ def envoy_process(
 
 def bootstrap(layout: Layout, *, external_jwks_url: str = "") -> Config:
     """Return Envoy's static configuration."""
-    xds = {"envoy_grpc": {"cluster_name": names.XDS}}
+    # A gateway that restarts is back within a second; Envoy's own pause grows to half a minute.
+    pauses = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+    xds = {"envoy_grpc": {"cluster_name": names.XDS}, "retry_policy": pauses}
     delta = {
         "api_type": "DELTA_GRPC",
         "transport_api_version": "V3",

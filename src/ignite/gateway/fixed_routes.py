@@ -6,7 +6,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from ignite.gateway import names, replies
 from ignite.gateway.authorization import Config
-from ignite.gateway.listeners import HTTP, TRANSCODER_FILTER
+from ignite.gateway.listeners import BUFFER_FILTER, HTTP, TRANSCODER_FILTER
 from ignite.gateway.shape import Shape
 
 FALLBACK = "fallback"
@@ -138,7 +138,11 @@ def _api_routes(shape: Shape) -> list[Config]:
         {
             "match": {"prefix": "/v1/ignite/"},
             "route": _to(names.API),
-            "typed_per_filter_config": {TRANSCODER_FILTER: _transcoder(shape)},
+            "typed_per_filter_config": {
+                # The transcoder's own bound does not hold for a body that it reads as it comes.
+                BUFFER_FILTER: _body_bound(shape),
+                TRANSCODER_FILTER: _transcoder(shape),
+            },
         },
         {"match": {"prefix": "/v1/"}, **_edge()},
         {"match": {"path_separated_prefix": "/mcp"}, **_edge()},
@@ -188,6 +192,13 @@ def _transcoder(shape: Shape) -> Config:
         "query_param_unescape_plus": True,
         "max_request_body_size": shape.max_json_body_bytes,
         "max_response_body_size": shape.max_json_body_bytes,
+    }
+
+
+def _body_bound(shape: Shape) -> Config:
+    return {
+        "@type": f"{HTTP}buffer.v3.BufferPerRoute",
+        "buffer": {"max_request_bytes": shape.max_json_body_bytes},
     }
 
 

@@ -22,6 +22,7 @@ EARLY = (
     "HeaderMutation"
 )
 CORS_FILTER = "envoy.filters.http.cors"
+BUFFER_FILTER = "envoy.filters.http.buffer"
 TRANSCODER_FILTER = "envoy.filters.http.grpc_json_transcoder"
 
 # Both spellings: servers that make variables of headers cannot tell `_` from `-`.
@@ -67,6 +68,14 @@ def _public_manager(shape: Shape) -> Config:
         {"name": CORS_FILTER, "typed_config": {"@type": f"{HTTP}cors.v3.Cors"}},
         authorization.jwt_filter(shape),
         authorization.rbac_filter(),
+        {
+            "name": BUFFER_FILTER,
+            "disabled": True,
+            "typed_config": {
+                "@type": f"{HTTP}buffer.v3.Buffer",
+                "max_request_bytes": shape.max_json_body_bytes,
+            },
+        },
         {
             "name": TRANSCODER_FILTER,
             "disabled": True,
@@ -148,6 +157,16 @@ def _removal(regex: str) -> Config:
 def _local_replies() -> Config:
     """Return our error body for Envoy's own errors; gRPC callers keep a status and a plain text."""
     mappers: list[Config] = [_wrong_audience()]
+    # The transcoder makes a JSON request look like gRPC; this header is its mark.
+    not_transcoded = {
+        "header_filter": {
+            "header": {
+                "name": "x-envoy-original-path",
+                "present_match": True,
+                "invert_match": True,
+            }
+        }
+    }
     for kind in replies.LOCAL:
         is_status = {
             "status_code_filter": {
@@ -167,7 +186,7 @@ def _local_replies() -> Config:
         }
         mappers.append(
             {
-                "filter": {"and_filter": {"filters": [is_status, is_grpc]}},
+                "filter": {"and_filter": {"filters": [is_status, is_grpc, not_transcoded]}},
                 "body_format_override": {"text_format_source": {"inline_string": kind.message}},
                 "headers_to_add": [_mark(kind)],
             }

@@ -215,8 +215,9 @@ class DemandReporter:
         sent_at = 0.0
         while True:
             await asyncio.sleep(REPORT_SECS)
-            self._book.forget(self._live().by_key)
-            demands = self._book.demands()
+            routes = self._live().by_key
+            self._book.forget(routes)
+            demands = self._book.demands(key for key, route in routes.items() if route.is_warm)
             if demands == sent and time.monotonic() - sent_at < HEARTBEAT_SECS:
                 continue
             try:

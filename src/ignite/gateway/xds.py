@@ -17,6 +17,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2 as _cel
+from envoy.extensions.filters.http.buffer.v3 import buffer_pb2 as _buffer
 from envoy.extensions.filters.http.cors.v3 import cors_pb2 as _cors
 from envoy.extensions.filters.http.grpc_json_transcoder.v3 import transcoder_pb2 as _transcoder
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as _jwt
@@ -48,6 +49,7 @@ from ignite.gateway.shape import Shape
 from ignite.gateway.table import RouteTable, Target
 
 REGISTERED = (
+    _buffer,
     _cel,
     _cors, _transcoder, _jwt, _rbac, _router, _inspector, _manager, _early,
     _least_request, _previous_hosts, _tls, _protocol,
