@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 
 from ulid import ULID
 
+from ignite.controllers.build_log import LEASE, SYSTEM, BuildLog, LeaseLost
 from ignite.db.database import (
     APPS_CHANNEL,
     BUILD_LINES_CHANNEL,
@@ -14,26 +17,45 @@ from ignite.db.database import (
     Database,
 )
 from ignite.db.leases import Lease
-from ignite.domain.builds import Build, BuildLine, BuildState
+from ignite.domain.builds import Build, BuildState
 from ignite.domain.errors import PermanentError, TemporaryError, Unavailable
 from ignite.ports.builder import Builder
 
 logger = logging.getLogger(__name__)
 
-_LEASE = timedelta(seconds=30)
-_RENEW_SECS = 10.0
-_FLUSH_SECS = 0.2
+MAX_ATTEMPTS = 8
+
 _POLL_SECS = 2.0
-_MAX_ATTEMPTS = 5
-_MAX_LINE = 8192
+_LONGEST_DELAY = timedelta(seconds=15)
+_RELEASE_SECS = 2.0
+_FINISH_SECS = 30.0
+_PLATFORM = "Platform"
 
 
-class LeaseLost(Exception):
-    """Another worker has the build now: drop everything."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claim:
+    build: Build
+    lease: Lease
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """How one attempt ended; with `again_after` it is not the build's end."""
+
+    state: BuildState
+    artifact: str = ""
+    error: str = ""
+    reason: str = ""
+    again_after: timedelta | None = None
 
 
 class Builds:
-    """The build controller. A Component."""
+    """The build controller. A Component.
+
+    A worker that is stopped gives its build back; one that dies loses it when its lease runs out.
+    Either way another worker takes it up, at most `MAX_ATTEMPTS` times in all.
+    """
 
     name = "builds"
 
@@ -60,176 +82,143 @@ class Builds:
 
     async def _work(self) -> None:
         while True:
-            claimed = None
+            # Cleared before looking: a hint from here on is not lost.
+            self._hinted.clear()
             try:
-                async with self._database.transaction() as tx:
-                    claimed = await tx.builds.claim(self._owner, str(ULID()), _LEASE)
+                claim = await self._claim()
+                if claim is not None:
+                    # More may wait than there were hints.
+                    self._hinted.set()
+                    await self._run(claim)
+                    continue
             except Unavailable:
-                await asyncio.sleep(_POLL_SECS)
-                continue
-            if claimed is None:
-                await self._wait()
-                continue
-            build, lease = claimed
-            try:
-                await self._build(build, lease)
-            except LeaseLost:
-                logger.warning("lease lost", extra={"build": build.id})
-            except Unavailable:
-                # The lease runs out by itself and the build is taken up again.
-                logger.warning("database away during a build", extra={"build": build.id})
+                logger.warning("builds: the database does not answer")
             except Exception:  # a bug of ours must not stop the queue
-                logger.exception("build crashed", extra={"build": build.id})
-                await self._finish(
-                    build, lease, BuildState.FAILED, "", "internal error", "Internal"
-                )
+                logger.exception("build worker failed")
+            await self._wait()
 
     async def _wait(self) -> None:
         """Wait for a hint; the poll finds what a lost hint or a lost worker left behind."""
-        self._hinted.clear()
         try:
-            async with asyncio.timeout(_POLL_SECS):
+            async with asyncio.timeout(_POLL_SECS * random.uniform(0.8, 1.2)):  # noqa: S311
                 await self._hinted.wait()
         except TimeoutError:
             return
 
-    async def _build(self, build: Build, lease: Lease) -> None:
-        log = _Log(self._database, build, self._log_bytes)
-        await log.start()
-        started = datetime.now(UTC)
+    async def _claim(self) -> _Claim | None:
+        async with self._database.transaction() as tx:
+            claimed = await tx.builds.claim(self._owner, str(ULID()), LEASE)
+            if claimed is None:
+                return None
+            build, lease = claimed
+            return _Claim(build=build, lease=lease, attempts=await tx.builds.attempts(lease))
+
+    async def _run(self, claim: _Claim) -> None:
+        log = BuildLog(self._database, claim.build, claim.lease, self._log_bytes)
+        try:
+            await log.start()
+            end = await self._attempt(claim, log)
+            await self._record(claim, log, end)
+        except asyncio.CancelledError:
+            await self._give_back(claim, log)
+            raise
+        except LeaseLost:
+            logger.warning("lease lost", extra={"build": claim.build.id})
+
+    async def _attempt(self, claim: _Claim, log: BuildLog) -> _End:
+        """Compile while the lease is kept; raises LeaseLost."""
+        if claim.attempts > MAX_ATTEMPTS:
+            return await _unrunnable(log)
         try:
             async with asyncio.TaskGroup() as group:
-                renewing = group.create_task(self._renew(lease))
-                flushing = group.create_task(log.flush_regularly())
+                keeping = group.create_task(log.keep())
                 try:
-                    result = await self._builder.build(build, log.write)
+                    return await self._compile(claim, log)
                 finally:
-                    renewing.cancel()
-                    flushing.cancel()
-        except* PermanentError as errors:
-            error = _first(errors)
-            assert isinstance(error, PermanentError)
-            await log.write("system", f"failed: {error.message}")
-            await log.flush()
-            await self._finish(build, lease, BuildState.FAILED, "", error.message, error.reason)
-        except* TemporaryError as errors:
-            await self._try_again(build, lease, log, _first(errors))
+                    keeping.cancel()
         except* LeaseLost:
-            raise LeaseLost(build.id) from None
-        else:
-            took = (datetime.now(UTC) - started).total_seconds()
-            await log.write("system", f"compiled in {took:.1f} s")
-            await log.flush()
-            await self._finish(build, lease, BuildState.SUCCEEDED, result.artifact, "", "")
+            raise LeaseLost(claim.build.id) from None
 
-    async def _try_again(
-        self, build: Build, lease: Lease, log: "_Log", error: BaseException
-    ) -> None:
-        await log.write("system", f"interrupted: {error}")
-        await log.flush()
-        async with self._database.transaction() as tx:
-            attempts = await tx.builds.attempts(lease)
-        if attempts >= _MAX_ATTEMPTS:
-            await self._finish(
-                build, lease, BuildState.FAILED, "", "the build could not be run", "Platform"
-            )
-            return
-        await asyncio.sleep(1.0)
-        async with self._database.transaction() as tx:
-            await tx.builds.release(lease)
+    async def _compile(self, claim: _Claim, log: BuildLog) -> _End:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            result = await self._builder.build(claim.build, log.write)
+        except PermanentError as error:
+            await log.write(SYSTEM, f"failed: {error.message}")
+            return _End(state=BuildState.FAILED, error=error.message, reason=error.reason)
+        except (TemporaryError, Unavailable) as error:
+            await log.write(SYSTEM, f"interrupted: {error}")
+            if claim.attempts >= MAX_ATTEMPTS:
+                return await _unrunnable(log)
+            after = error.after if isinstance(error, TemporaryError) else timedelta(seconds=1)
+            again_after = min(after * (1 << (claim.attempts - 1)), _LONGEST_DELAY)
+            return _End(state=BuildState.RUNNING, again_after=again_after)
+        except Exception:
+            logger.exception("build crashed", extra={"build": claim.build.id})
+            await log.write(SYSTEM, "failed: internal error")
+            return _End(state=BuildState.FAILED, error="internal error", reason="Internal")
+        await log.write(SYSTEM, f"compiled in {loop.time() - started:.1f} s")
+        return _End(state=BuildState.SUCCEEDED, artifact=result.artifact)
 
-    async def _renew(self, lease: Lease) -> None:
+    async def _record(self, claim: _Claim, log: BuildLog, end: _End) -> None:
+        """Write the end of an attempt; waits a while for a database that is away."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _FINISH_SECS
         while True:
-            await asyncio.sleep(_RENEW_SECS)
             try:
-                async with self._database.transaction() as tx:
-                    kept = await tx.builds.renew(lease, _LEASE)
+                await log.flush()
+                if end.again_after is not None:
+                    await self._put_off(claim, end.again_after)
+                else:
+                    await self._finish(claim, end)
             except Unavailable:
-                continue
-            if not kept:
-                raise LeaseLost(lease.row_id)
+                if loop.time() > deadline:
+                    # The lease runs out by itself and the build is taken up again.
+                    raise
+                await asyncio.sleep(1.0)
+            else:
+                return
 
-    async def _finish(
-        self,
-        build: Build,
-        lease: Lease,
-        state: BuildState,
-        artifact: str,
-        error: str,
-        reason: str,
-    ) -> None:
+    async def _put_off(self, claim: _Claim, after: timedelta) -> None:
+        """Let the lease run out soon: the build is claimed again then, by whoever is free."""
+        async with self._database.transaction() as tx:
+            await tx.builds.renew(claim.lease, after)
+
+    async def _finish(self, claim: _Claim, end: _End) -> None:
+        build = claim.build
         async with self._database.transaction() as tx:
             if not await tx.builds.finish(
-                lease, state, artifact=artifact, error=error, reason=reason
+                claim.lease, end.state, artifact=end.artifact, error=end.error, reason=end.reason
             ):
                 raise LeaseLost(build.id)
-            if state is BuildState.SUCCEEDED:
-                await tx.versions.compiled(build, artifact)
+            if end.state is BuildState.SUCCEEDED:
+                await tx.versions.compiled(build, end.artifact)
             else:
-                await tx.versions.failed(build, error, reason)
+                await tx.versions.failed(build, end.error, end.reason)
             await tx.notify(APPS_CHANNEL, str(build.app_id))
             await tx.notify(BUILD_LINES_CHANNEL, build.id)
         logger.info(
-            "build ended", extra={"build": build.id, "state": state.value, "reason": reason}
+            "build ended",
+            extra={"build": build.id, "state": end.state.value, "reason": end.reason},
         )
 
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    found = errors.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
-
-
-class _Log:
-    """Collects lines and stores them in batches; past its bound it says so once and drops."""
-
-    def __init__(self, database: Database, build: Build, max_bytes: int) -> None:
-        self._database = database
-        self._build = build
-        self._left = max_bytes
-        self._next = 1
-        self._waiting: list[BuildLine] = []
-        self._flushing = asyncio.Lock()
-
-    async def start(self) -> None:
-        """Go on behind the lines of an earlier attempt."""
-        async with self._database.transaction() as tx:
-            self._next = await tx.builds.last_line(self._build.id) + 1
-
-    async def write(self, stream: str, message: str) -> None:
-        """Take one line."""
-        if self._left <= 0 and stream != "system":
-            return
-        message = message.replace("\x00", "\N{REPLACEMENT CHARACTER}")[:_MAX_LINE]
-        self._left -= len(message) + 1
-        self._append(stream, message)
-        if self._left <= 0 and stream != "system":
-            self._append("system", "the log is full; further lines are dropped")
-
-    def _append(self, stream: str, message: str) -> None:
-        self._waiting.append(
-            BuildLine(number=self._next, at=datetime.now(UTC), stream=stream, message=message)
-        )
-        self._next += 1
-
-    async def flush_regularly(self) -> None:
-        """Store what has come, several times a second."""
-        while True:
-            await asyncio.sleep(_FLUSH_SECS)
-            try:
-                await self.flush()
-            except Unavailable:
-                continue
-
-    async def flush(self) -> None:
-        """Store what has come."""
-        async with self._flushing:
-            if not self._waiting:
-                return
-            batch, self._waiting = self._waiting, []
-            try:
+    async def _give_back(self, claim: _Claim, log: BuildLog) -> None:
+        """Release the build on the way out, so that it goes on at once elsewhere."""
+        try:
+            async with asyncio.timeout(_RELEASE_SECS):
+                await log.write(SYSTEM, "interrupted: the builder is being stopped")
+                await log.flush()
                 async with self._database.transaction() as tx:
-                    await tx.builds.add_lines(self._build.id, batch)
-                    await tx.notify(BUILD_LINES_CHANNEL, self._build.id)
-            except Unavailable:
-                self._waiting = batch + self._waiting
-                raise
+                    await tx.builds.release(claim.lease)
+                    await tx.notify(BUILDS_CHANNEL, claim.build.id)
+        except LeaseLost:
+            return
+        except Exception:  # the lease runs out by itself
+            logger.warning("build not released", extra={"build": claim.build.id}, exc_info=True)
+
+
+async def _unrunnable(log: BuildLog) -> _End:
+    message = "the build could not be run"
+    await log.write(SYSTEM, f"failed: {message}")
+    return _End(state=BuildState.FAILED, error=message, reason=_PLATFORM)
