@@ -166,6 +166,18 @@ class Server:
             yield channel
 
     @contextmanager
+    def admin_channel(self) -> Iterator[grpc.Channel]:
+        """A channel to the admin listener, as the operator."""
+        pki = self.data / "pki"
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=(pki / "ca.pem").read_bytes(),
+            private_key=(pki / "client-key.pem").read_bytes(),
+            certificate_chain=(pki / "client.pem").read_bytes(),
+        )
+        with grpc.secure_channel(self.connection["admin"], credentials) as channel:
+            yield channel
+
+    @contextmanager
     def compute(self) -> Iterator[ComputeServiceStub]:
         """ComputeService."""
         with self.channel() as channel:

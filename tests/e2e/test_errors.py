@@ -111,7 +111,9 @@ class TestCode:
     ) -> None:
         server.deploy("steady", {"handler.py": "def handler(p, c):\n    return b'good'\n"})
         folder = tmp_path_factory.mktemp("bad")
-        (folder / "handler.py").write_text("raise RuntimeError('never starts')\n")
+        (folder / "handler.py").write_text(
+            "def handler(p, c):\n    return b''\n\n\nraise RuntimeError('never starts')\n"
+        )
         done = server.cli("app", "deploy", "steady", "--code", str(folder))
         assert done.returncode != 0
         assert "never starts" in done.stderr

@@ -11,15 +11,21 @@ from tests.e2e.server import ROOT, Server
 
 import ignite.v1
 from ignite.v1 import (
+    ignite_admin_pb2,
     ignite_build_pb2,
     ignite_compute_pb2,
     ignite_model_pb2,
     ignite_secret_pb2,
 )
 
-LOADED = (ignite_build_pb2, ignite_compute_pb2, ignite_model_pb2, ignite_secret_pb2)
+LOADED = (
+    ignite_admin_pb2,
+    ignite_build_pb2,
+    ignite_compute_pb2,
+    ignite_model_pb2,
+    ignite_secret_pb2,
+)
 PACKAGE = "dodil.ignite.v1"
-SERVICES = ("ComputeService", "SecretService", "BuildService", "ModelService")
 
 
 def unbuilt() -> set[tuple[str, str]]:
@@ -42,7 +48,6 @@ def methods() -> list[ParameterSet]:
         for file in files
         if file.package == PACKAGE
         for service in file.service
-        if service.name in SERVICES
         for method in service.method
     ]
 
@@ -72,11 +77,13 @@ def call(
         ("build_id", "never-there"),
         ("execution_id", "exec_never"),
         ("deploy_id", "never-there"),
+        ("service_account_id", "sa_never"),
     ):
         if field in request.DESCRIPTOR.fields_by_name:
             setattr(request, field, value)
     path = f"/{PACKAGE}.{service}/{method.name}"
-    with server.channel() as channel:
+    door = server.admin_channel if service == "AdminService" else server.channel
+    with door() as channel:
         try:
             if method.client_streaming:
                 channel.stream_unary(path, kind.SerializeToString, bytes)(

@@ -145,8 +145,9 @@ class Deployment:
         if info is None:
             raise Failure(f"version {version} is gone; was the app deleted?", reason="NotFound")
         if info.status == common.VERSION_STATUS_FAILED:
+            text = info.error or state.last_error or "no further word"
             raise Failure(
-                f"version {version} failed: {info.error or state.last_error or 'no further word'}",
+                f"version {version} failed: {_explained(step, text)}",
                 reason=info.error_reason or state.last_error_reason or "Failed",
             )
         if state.active_version > version:
@@ -157,6 +158,15 @@ class Deployment:
 
     def _result(self, version: int, *, published: bool) -> Deployed:
         return Deployed(app=self._get(), version=version, published=published)
+
+
+def _explained(step: Step, text: str) -> str:
+    """Print a failure of many lines, such as an app's own trace, and return its last one."""
+    lines = [line for line in text.splitlines() if line.strip()] or [text]
+    if len(lines) > 1:
+        for line in lines:
+            step.line(line)
+    return lines[-1]
 
 
 def compile_draft(session: Session, organization: str, name: str, step: Step) -> None:

@@ -110,6 +110,16 @@ class TestDeploy:
         last = result.err.splitlines()[-1]
         assert last == "Error: version 1 failed: ImportError: no module x (StartFailed)"
 
+    def test_trace_of_the_app_stays_readable(
+        self, cli: Cli, server: FakeServer, code: Path
+    ) -> None:
+        server.behaviour.start_error = "Traceback:\n  File x\nValueError: no"
+        result = cli("app", "deploy", "hello", "--code", str(code))
+        assert "    Traceback:\n      File x\n" in result.err
+        assert (
+            result.err.splitlines()[-1] == "Error: version 1 failed: ValueError: no (StartFailed)"
+        )
+
     def test_failed_version_is_published_again_although_the_code_is_the_same(
         self, cli: Cli, server: FakeServer, code: Path
     ) -> None:
