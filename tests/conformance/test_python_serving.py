@@ -1,6 +1,8 @@
 """How a replica shares itself out and how it ends: slots, queue, deadlines, streams, drain."""
 
+import contextlib
 import json
+import random
 import select
 import signal
 import socket
@@ -430,3 +432,41 @@ class TestStart:
         bodies = [b"%d" % number for number in range(300)]
         with ThreadPoolExecutor(20) as pool:
             assert list(pool.map(replica.call, bodies)) == bodies
+
+
+class TestComingAndGoing:
+    """Slots are neither lost nor doubled: a replica with a lost one never drains."""
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_clients_that_leave_at_any_moment(self, replicas: Replicas, seed: int) -> None:
+        replica = replicas.start(
+            "import asyncio, random, time\n"
+            "async def slow(p):\n    await asyncio.sleep(random.random() / 50)\n    return p\n"
+            "async def pieces(p):\n    for _ in range(5):\n        yield p\n"
+            "        await asyncio.sleep(random.random() / 200)\n"
+            "def parts(p):\n    for _ in range(5):\n        yield p\n"
+            "        time.sleep(random.random() / 200)\n"
+            "def plain(p):\n    time.sleep(random.random() / 100)\n    return p\n"
+            "def fails(p):\n    raise ValueError(p)\n"
+            "kinds = (slow, pieces, parts, plain, fails)\n"
+            "def handler(p, c):\n    return random.choice(kinds)(p)\n",
+            {"IGNITE_MAX_CONCURRENCY": "4", "IGNITE_QUEUE_LENGTH": "8"},
+        )
+        chance = random.Random(seed)
+        moments = [chance.random() / 30 for _ in range(300)]
+
+        def come_and_go(moment: float) -> None:
+            body = bytes(int(moment * 1e7))
+            message = post(b"Content-Length: %d" % len(body), body=body)
+            with replica.connect() as client, contextlib.suppress(OSError):
+                client.sendall(message[: int(len(message) * min(1, moment * 60))])
+                select.select([client], [], [], moment)
+                client.settimeout(moment)
+                client.recv(65536)
+
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(come_and_go, moments))
+        # Every slot is there again once the last threads are done: a drain ends.
+        assert replica.request().status in (200, 500)
+        replica.signal()
+        assert replica.wait() == 0

@@ -89,6 +89,8 @@ def check_entry(source: str) -> None:
         raise Failed(SOURCE_INVALID, f"{text}\n    {shown.strip()}" if shown else text) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise Failed(SOURCE_INVALID, f"{ENTRY}: {error}") from None
+    if os.path.exists(os.path.join(source, "handler", "__init__.py")):
+        raise Failed(SOURCE_INVALID, f"the package handler/ hides {ENTRY}")
     names = set(_bound_names(tree.body))
     if "handler" not in names and "*" not in names:
         raise Failed(SOURCE_INVALID, f"{ENTRY} has no top-level function named handler")

@@ -220,7 +220,13 @@ class Connection(asyncio.Protocol):
 
     def _write_whole(self, status: int, data: bytes, kind: str, extra: str = "") -> None:
         head = self._head_bytes(status, kind, f"Content-Length: {len(data)}\r\n{extra}")
-        self._transport.write(head if self._is_silent else head + data)
+        if self._is_silent:
+            data = b""
+        if len(data) > HIGH_WATER_BYTES:
+            self._transport.write(head)
+            self._transport.write(data)
+        else:
+            self._transport.write(head + data)
 
     def _head_bytes(self, status: int, kind: str, extra: str) -> bytes:
         if self._closes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -37,16 +38,35 @@ def encode_item(item: Any) -> tuple[bytes, str]:
 
 
 def failure(error: BaseException) -> tuple[bytes, str]:
-    """Return the answer to a handler's exception, and write it to the app's log."""
+    """Return the answer to a handler's exception, and write it to the app's log. Never raises.
+
+    An exception is an app's object too: it may fail to say what it is, or be out of memory.
+    """
+    try:
+        text = trace_of(error)
+        answer = {"error": str(error), "type": type(error).__name__, "traceback": text}
+        data = json.dumps(answer).encode("utf-8")
+    except BaseException:  # noqa: BLE001 - see above
+        text = f"{type(error).__name__} (it cannot be shown)\n"
+        answer = {"error": "it cannot be shown", "type": type(error).__name__, "traceback": text}
+        data = json.dumps(answer).encode("utf-8")
+    log(text)
+    return data, JSON
+
+
+def trace_of(error: BaseException) -> str:
+    """Return a trace that begins in the app's own code."""
     trace = error.__traceback__
     while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _OURS:
         trace = trace.tb_next
-    lines = traceback.format_exception(type(error), error, trace)
-    text = "".join(lines)
-    sys.stderr.write(text)
-    sys.stderr.flush()
-    answer = {"error": str(error), "type": type(error).__name__, "traceback": text}
-    return json.dumps(answer).encode("utf-8"), JSON
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def log(text: str) -> None:
+    """Write to the app's log, unless the app has closed or replaced it by something else."""
+    with contextlib.suppress(Exception):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def platform_error(text: str, kind: str) -> tuple[bytes, str]:
