@@ -32,6 +32,7 @@ class ReconcileLoop(Generic[Key]):
         self._wanted: dict[Key, None] = {}
         self._working: set[Key] = set()
         self._failures: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._hinted = asyncio.Event()
 
     def hint(self, key: Key) -> None:
@@ -49,6 +50,8 @@ class ReconcileLoop(Generic[Key]):
                     await self._slots.acquire()
                     del self._wanted[key]
                     self._working.add(key)
+                    if (timer := self._timers.pop(key, None)) is not None:
+                        timer.cancel()
                     group.create_task(self._work(key))
 
     async def _work(self, key: Key) -> None:
@@ -73,4 +76,8 @@ class ReconcileLoop(Generic[Key]):
         failures = self._failures.get(key, 0) + 1
         self._failures[key] = failures
         delay: float = min(_FIRST_DELAY * (1 << min(failures - 1, 12)), _LONGEST_DELAY)
-        asyncio.get_running_loop().call_later(delay * random.uniform(0.8, 1.2), self.hint, key)  # noqa: S311 - jitter
+        self._timers[key] = asyncio.get_running_loop().call_later(
+            delay * random.uniform(0.8, 1.2),  # noqa: S311 - jitter
+            self.hint,
+            key,
+        )
