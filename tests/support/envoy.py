@@ -683,5 +683,5 @@ async def _surroundings(
     finally:
         edge.should_exit = True
         await serving
-        await upstream.stop(grace=0)
-        await controllers.stop(grace=0)
+        await upstream.stop(grace=None)
+        await controllers.stop(grace=None)

@@ -97,7 +97,7 @@ class DiscoveryServer:
             ready()
             await server.wait_for_termination()
         finally:
-            await server.stop(grace=0)
+            await server.stop(grace=None)
 
     async def stream(
         self, requests: AsyncIterator[DeltaDiscoveryRequest]

@@ -95,8 +95,10 @@ def _activator(listener: str) -> Config:
             "timeout": "0s",
             "idle_timeout": "0s",
             "retry_policy": {
-                "retry_on": "connect-failure",
-                "num_retries": 8,
+                "retry_on": "connect-failure,retriable-headers",
+                # An activator that stops sends back whom it held; the next one takes them.
+                "retriable_headers": [{"name": names.OVERFLOW, "present_match": True}],
+                "num_retries": 10,
                 "retry_back_off": {"base_interval": "0.05s", "max_interval": "1s"},
             },
         },
@@ -105,6 +107,7 @@ def _activator(listener: str) -> Config:
             execution_id(keep=listener == names.INTERNAL),
         ],
         "request_headers_to_remove": ["x-envoy-external-address"],
+        "response_headers_to_remove": [names.OVERFLOW],
     }
 
 

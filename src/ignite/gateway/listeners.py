@@ -38,6 +38,8 @@ def public_listener(shape: Shape) -> Config:
     address = {"address": _ip(shape.listen_host), "port_value": shape.listen_port}
     return {
         "name": names.PUBLIC,
+        # At a stop the listeners that point inward are shut first.
+        "traffic_direction": "INBOUND",
         "address": {"socket_address": address},
         "filter_chains": [chain],
         "per_connection_buffer_limit_bytes": 256 * 1024,
