@@ -9,7 +9,7 @@ FAST := tests/unit tests/integration tests/contract tests/conformance
 PYTEST := $(BIN)/pytest -p no:cacheprovider -n $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check static fast proto fmt lint types imports lock tools clean
+.PHONY: help setup run test check static fast isolation bench proto fmt lint types imports lock tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -31,6 +31,12 @@ static: lint types imports ## everything of check but the tests
 
 fast: $(VENV)/.dev ## unit, integration, contract and conformance tests
 	$(PYTEST) $(wildcard $(FAST))
+
+isolation: $(VENV)/.dev ## what a tenant's code can see and do (JOBS=2)
+	$(PYTEST) tests/isolation
+
+bench: $(VENV)/.dev ## measure (ARGS="fqdn --secs 10")
+	$(BIN)/python -m benchmarks $(ARGS)
 
 proto: $(VENV)/.dev ## generate the stubs again
 	$(BIN)/python tools/generate_protos.py
