@@ -1,0 +1,14 @@
+"""What a person may set of a run."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How long and how big. The defaults keep a whole run within six minutes on two cores."""
+
+    rounds: int = 3
+    secs: float = 1.5
+    apps: int = 10_000
+    connections: int = 32
+    generator: str = "auto"
