@@ -9,13 +9,13 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from tests.support.envoy import Rig, needs_envoy, running_rig
 
 from ignite.domain.errors import AppNotFound, InvalidArgument
 from ignite.rpc.status import DETAILS_KEY, code_of, details_bin
 from ignite.v1 import ignite_common_pb2 as common
 from ignite.v1 import ignite_compute_pb2 as pb
 from ignite.v1 import ignite_compute_pb2_grpc as pb_grpc
-from tests.support.envoy import Rig, needs_envoy, running_rig
 
 pytestmark = [needs_envoy, pytest.mark.asyncio(loop_scope="module")]
 

@@ -7,10 +7,6 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-
-from ignite.domain.routes import Route
-from ignite.gateway.table import ready_replica
-from ignite.internal.v1 import routes_pb2 as pb
 from tests.support.envoy import (
     Answered,
     FakeReplica,
@@ -21,6 +17,10 @@ from tests.support.envoy import (
     needs_envoy,
     running_rig,
 )
+
+from ignite.domain.routes import Route
+from ignite.gateway.table import ready_replica
+from ignite.internal.v1 import routes_pb2 as pb
 
 pytestmark = [needs_envoy, pytest.mark.asyncio(loop_scope="module")]
 

@@ -1,4 +1,4 @@
-"""The internal way: our own roles reach any version of any app through Envoy's internal listener."""
+"""The internal way: our own roles reach any version of any app by Envoy's internal listener."""
 
 import asyncio
 import stat
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
+from tests.support.envoy import Answered, Rig, Seen, needs_envoy, running_rig
 
 from ignite.domain.apps import AppRef
 from ignite.domain.errors import (
@@ -20,7 +21,6 @@ from ignite.domain.identity import OrganizationName
 from ignite.gateway.table import ready_replica
 from ignite.internal.v1 import routes_pb2 as pb
 from ignite.ports.dispatch import Call, Reply
-from tests.support.envoy import Answered, Rig, Seen, needs_envoy, running_rig
 
 pytestmark = [needs_envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -206,9 +206,9 @@ class TestErrors:
         await replica.stop()
         server = await asyncio.start_unix_server(cut, str(replica.path))
         await rig.controllers.settle(rig.route("cut", replica))
-        with pytest.raises(Unavailable):
-            async with rig.dispatcher.dispatch(call("cut")) as reply:
-                assert reply.status == 200
+        async with rig.dispatcher.dispatch(call("cut")) as reply:
+            assert reply.status == 200
+            with pytest.raises(Unavailable):
                 await read(reply)
         server.close()
 

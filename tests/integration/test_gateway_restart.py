@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from tests.support.envoy import Answered, Rig, Seen, exchange, needs_envoy, running_rig, until
 
 from ignite.gateway.table import load, ready_replica
-from tests.support.envoy import Answered, Rig, Seen, exchange, needs_envoy, running_rig
 
 pytestmark = needs_envoy
 
@@ -41,9 +41,7 @@ class Traffic:
 
     async def more(self, number: int) -> None:
         wanted = len(self.statuses) + number
-        async with asyncio.timeout(10):
-            while len(self.statuses) < wanted:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.statuses) >= wanted)
 
 
 async def test_warm_traffic_does_not_notice_a_restart_of_the_gateway(rig: Rig) -> None:
@@ -119,9 +117,7 @@ async def test_a_relay_under_way_ends_before_the_gateway_does(rig: Rig) -> None:
 
 async def test_the_last_table_serves_while_controllers_are_away(rig: Rig) -> None:
     await rig.controllers.settle(rig.route("kept", await rig.replica()))
-    async with asyncio.timeout(5):
-        while not load(rig.layout.gateway).by_key:
-            await asyncio.sleep(0.02)
+    await until(lambda: bool(load(rig.layout.gateway).by_key))
     await rig.stop_gateway()
     rig.layout.controllers_socket.unlink()
     await rig.stop_envoy()
@@ -137,9 +133,13 @@ async def test_envoy_comes_back_with_everything(rig: Rig, number: int) -> None:
     assert (await rig.get(rig.host("back"))).status == 200
     await rig.stop_envoy(number)
     await rig.start_envoy()
-    async with asyncio.timeout(5):
-        while (await rig.get(rig.host("back"))).status != 200:
-            await asyncio.sleep(0.02)
+    # The keys of tokens are fetched anew; until then nobody is let in.
+    for _ in range(100):
+        if (await rig.get(rig.host("back"))).status == 200:
+            break
+        await asyncio.sleep(0.05)
+    else:
+        pytest.fail("Envoy did not learn the keys again")
     revision = await rig.controllers.put(rig.route("more", await rig.replica()))
     await rig.controllers.wait_acknowledged(revision)
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-
 from tests.support.envoy import Answered, Rig, Seen, exchange, needs_envoy, running_rig
 
 pytestmark = [needs_envoy, pytest.mark.asyncio(loop_scope="module")]

@@ -56,6 +56,13 @@ needs_envoy = pytest.mark.skipif(
 )
 
 
+async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Return once `condition` holds: for what tells nobody when it changes."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.01)
+
+
 # -- tokens ----------------------------------------------------------------------------------------
 
 
@@ -168,7 +175,7 @@ class FakeControllers(routes_pb2_grpc.RouteServiceServicer):
         )
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self.revision > sent)
+                await self._changed.wait_for(lambda known=sent: self.revision > known)
                 keys = {key for at, key in self._log if at > sent}
                 sent = self.revision
                 found = [self.routes[key] for key in keys if key in self.routes]
@@ -676,9 +683,7 @@ async def _surroundings(
     )
     serving = asyncio.ensure_future(edge.serve())
     try:
-        async with asyncio.timeout(START_SECS):
-            while not edge.started:
-                await asyncio.sleep(0.01)
+        await until(lambda: edge.started, START_SECS)
         yield
     finally:
         edge.should_exit = True

@@ -98,9 +98,9 @@ def loads(text: str) -> RouteTable:
     try:
         found = json.loads(text)
         if found["format"] != FILE_FORMAT:
-            raise ValueError("unknown format")
+            raise ValueError
         return RouteTable.of(int(found["revision"]), map(_route, found["routes"]))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError("not a route table") from error
 
 
