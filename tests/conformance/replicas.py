@@ -119,6 +119,14 @@ class Replica:
             )
             return read_answer(connection)
 
+    def wait_status(
+        self, wanted: int, method: str = "POST", path: str = "/", body: bytes = b""
+    ) -> None:
+        """Ask until the answer has the status."""
+        end = time.monotonic() + WAIT_SECS
+        while (found := self.request(method, path, body).status) != wanted:
+            assert time.monotonic() < end, f"still {found}, not {wanted}"
+
     def call(self, body: bytes = b"") -> bytes:
         """Return the body of a good answer."""
         answer = self.request(body=body)

@@ -167,8 +167,14 @@ class TestDisconnect:
         assert replica.request("GET", "/healthz").status == 200
         assert replica.request(body=b"x").status == 503
         open_gate(replica)
-        while replica.request(body=b"x").status == 503:
-            pass
+        replica.wait_status(200, body=b"x")
+
+    def test_a_large_body_that_ends_early_gives_its_slot_back(self, replicas: Replicas) -> None:
+        replica = replicas.start(GATED, {"IGNITE_MAX_CONCURRENCY": "1", "IGNITE_QUEUE_LENGTH": "0"})
+        with replica.connect() as client:
+            client.sendall(post(b"Content-Length: 600000", body=bytes(500_000)))
+            replica.wait_status(503, body=b"x")
+        replica.wait_status(200, body=b"x")
 
     @pytest.mark.parametrize("kind", ["def", "async def"])
     def test_generators_are_closed(self, replicas: Replicas, kind: str) -> None:
@@ -204,6 +210,19 @@ class TestStreams:
             head, _, body = read_all(client).partition(b"\r\n\r\n")
         assert b"chunked" not in head
         assert body == b"ab"
+
+    def test_a_generator_of_an_async_handler_holds_the_slot(self, replicas: Replicas) -> None:
+        code = GATED.partition("def handler")[0]
+        replica = replicas.start(
+            code + "def parts():\n    yield 'a'\n    wait()\nasync def handler(p, c):\n"
+            "    return parts()\n",
+            {"IGNITE_MAX_CONCURRENCY": "1", "IGNITE_QUEUE_LENGTH": "0"},
+        )
+        with send(replica, b"") as client:
+            replica.wait_line("in")
+            assert replica.request().status == 503
+            open_gate(replica)
+            read_until(client, b"0\r\n\r\n")
 
     @pytest.mark.parametrize("kind", ["def", "async def"])
     def test_a_slow_reader_holds_the_generator_back(self, replicas: Replicas, kind: str) -> None:
@@ -305,8 +324,7 @@ class TestDrain:
         assert replica.request("GET", "/healthz").status == 200
         replica.signal()
         # New connections are still taken while it drains.
-        while replica.request("GET", "/healthz").status == 200:
-            pass
+        replica.wait_status(503, "GET", "/healthz")
         late = send(replica, b"late")
         assert replica.process.poll() is None
         open_gate(replica)
@@ -320,12 +338,25 @@ class TestDrain:
             running = send(replica, b"wait")
             replica.wait_line("in")
             replica.signal()
-            while replica.request("GET", "/healthz").status == 200:
-                pass
+            replica.wait_status(503, "GET", "/healthz")
             idle.sendall(post(b"Content-Length: 1", body=b"x"))
             assert answer_of(idle, b"x")
             open_gate(replica)
             assert answer_of(running, b"wait")
+        assert replica.wait() == 0
+
+    def test_what_comes_together_with_the_signal_is_served(self, replicas: Replicas) -> None:
+        replica = replicas.start(GATED)
+        with replica.connect() as idle:
+            idle.sendall(post(b"Content-Length: 1", body=b"1"))
+            read_until(idle, b"\r\n\r\n1")
+            replica.signal(signal.SIGSTOP)
+            replica.signal()
+            idle.sendall(post(b"Content-Length: 1", body=b"2"))
+            fresh = send(replica, b"3")
+            replica.signal(signal.SIGCONT)
+            assert answer_of(idle, b"2")
+            assert answer_of(fresh, b"3")
         assert replica.wait() == 0
 
     def test_a_slow_reader_gets_all_of_the_last_answer(self, replicas: Replicas) -> None:
