@@ -2,17 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import grpc
 import pytest
 from tests.fakes.backend import FakeBackend
 from tests.fakes.replicas import FakeDrain, FakeDriver
+from tests.support.spawner import Spawner, needs_bwrap, needs_root, spawner
 from tests.support.workloads import spec_of, with_env
 
+from ignite.backends.process import ProcessDriver
 from ignite.backends.replicas import ReplicaBackend
 from ignite.ports.backend import RuntimeBackend
+from ignite.ports.replicas import ReplicaDriver
+from ignite.settings import RuntimeSettings
+
+__all__ = ["spawner"]
 
 KEY = spec_of().ref.key
 WITHIN_SECS = 20
@@ -48,30 +55,79 @@ async def fake() -> AsyncIterator[Kind]:
 @asynccontextmanager
 async def replicas() -> AsyncIterator[Kind]:
     driver = FakeDriver()
-    tasks: list[asyncio.Task[None]] = []
+    lives: list[AsyncExitStack] = []
 
     async def start() -> RuntimeBackend:
-        for task in tasks:
-            task.cancel()
-            await asyncio.wait([task])
-        backend = ReplicaBackend(
-            driver, FakeDrain(), now=lambda: datetime.now(UTC), stop_grace_secs=1
-        )
-        ready = asyncio.Event()
-        tasks[:] = [asyncio.ensure_future(backend.run(ready.set))]
-        async with asyncio.timeout(WITHIN_SECS):
-            await ready.wait()
-        return backend
+        for life in lives:
+            await life.aclose()
+        lives[:] = [AsyncExitStack()]
+        return await lives[0].enter_async_context(running(driver))
 
     yield Kind(backend=await start(), restart=start)
-    for task in tasks:
+    for life in lives:
+        await life.aclose()
+
+
+@asynccontextmanager
+async def process(spawner: Spawner) -> AsyncIterator[Kind]:
+    """The real thing: the spawner's sandboxed processes, each a real app."""
+    folder = spawner.layout.artifact("acme", spec_of().ref.artifact)
+    if not folder.exists():
+        folder.parent.mkdir(mode=0o755, exist_ok=True)
+        folder.mkdir(mode=0o755)
+        (folder / "handler.py").write_text("def handler(body, context):\n    return 'hello'\n")
+    lives: list[AsyncExitStack] = []
+
+    async def start() -> RuntimeBackend:
+        for life in lives:
+            await life.aclose()
+        lives[:] = [AsyncExitStack()]
+        channel = await lives[0].enter_async_context(
+            grpc.aio.insecure_channel(
+                f"unix:{spawner.layout.spawner_socket}",
+                options=[("grpc.use_local_subchannel_pool", 1)],
+            )
+        )
+        driver = ProcessDriver(channel, spawner.layout, RuntimeSettings())
+        return await lives[0].enter_async_context(running(driver))
+
+    kind = Kind(backend=await start(), restart=start)
+    yield kind
+    for key in await kind.backend.observe():
+        await kind.backend.remove(key)
+        await kind.until_ready(0, key)
+    for life in lives:
+        await life.aclose()
+
+
+@asynccontextmanager
+async def running(driver: ReplicaDriver) -> AsyncIterator[RuntimeBackend]:
+    """Run the real backend over a driver."""
+    backend = ReplicaBackend(driver, FakeDrain(), now=lambda: datetime.now(UTC), stop_grace_secs=1)
+    ready = asyncio.Event()
+    task = asyncio.ensure_future(backend.run(ready.set))
+    try:
+        async with asyncio.timeout(WITHIN_SECS):
+            await ready.wait()
+        yield backend
+        assert not task.done(), task
+    finally:
         task.cancel()
         await asyncio.wait([task])
 
 
-@pytest.fixture(params=[fake, replicas], ids=["fake", "replicas"])
+@pytest.fixture(
+    params=["fake", "replicas", pytest.param("process", marks=[needs_root, needs_bwrap])]
+)
 async def kind(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
-    async with request.param() as kind:
+    match request.param:
+        case "fake":
+            made = fake()
+        case "replicas":
+            made = replicas()
+        case _:
+            made = process(request.getfixturevalue("spawner"))
+    async with made as kind:
         yield kind
 
 

@@ -136,9 +136,11 @@ async def test_a_replica_is_stopped_only_after_the_gateway_has_let_go_of_it(
     rig: Rig, socket: Path
 ) -> None:
     driver = FakeDriver()
-    async with serving(rig.database, driver, socket), connected(socket) as gateway:
+    async with serving(rig.database, driver, socket) as board, connected(socket) as gateway:
         await rig.live(b"one")
         await until(lambda: len(gateway.endpoints()) == 1)
+        # Only this gateway is left to wait for, none of an earlier process.
+        await until(lambda: list(board._gateways) == ["gw"])
         old = gateway.endpoints()[0]
         gateway.acknowledges = False
         await rig.live(b"two")
@@ -147,7 +149,7 @@ async def test_a_replica_is_stopped_only_after_the_gateway_has_let_go_of_it(
         assert driver.stops == []
         assert old in driver.replicas
         await gateway.acknowledge()
-        await until(lambda: [stop[0] for stop in driver.stops] == [old])
+        await until(lambda: [stop[0] for stop in driver.stops] == [old], within=1)
         assert {route.version for route in gateway.routes.values()} == {2}
 
 
