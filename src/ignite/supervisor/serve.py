@@ -1,6 +1,8 @@
 """`ignite serve`: checks the ground before anything starts, and says how to reach the server."""
 
 import logging
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -128,11 +130,20 @@ def welcome(say: Say, connection: ConnectionFile, ground: Ground, seconds: float
   export IGNITE_TOKEN={found.token}
 
 The token is for development, in organisation {organization!r}. It lives minutes;
-`ignite token` prints a fresh one. From another terminal:
+`{_command()} token` prints a fresh one. From another terminal:
 
-  ignite app deploy hello --code examples/hello
+  {_command()} app deploy hello --code examples/hello
   grpcurl {plaintext}-H "authorization: Bearer $IGNITE_TOKEN" -d '{body}' \\
     {grpc} dodil.ignite.v1.ComputeService/ListApps
   curl -H "Authorization: Bearer $IGNITE_TOKEN" {http}/v1/ignite/app/{organization}
 """
     )
+
+
+def _command() -> str:
+    """Return how the operator's shell finds our command line."""
+    beside = Path(sys.executable).with_name("ignite")
+    on_path = shutil.which("ignite")
+    if on_path is not None or not beside.exists():
+        return "ignite"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
