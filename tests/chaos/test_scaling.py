@@ -1,8 +1,7 @@
 """Scale to zero and from zero: no decision about replicas costs a request."""
 
 import asyncio
-import re
-import time
+import json
 
 from tests.chaos.apps import App, wait_for
 from tests.chaos.conftest import LONG_SECS, MakeApp, Show
@@ -30,8 +29,8 @@ class TestToZero:
         async with loaded(app.target, rate=0) as load:
             for _ in range(2 + int(LONG_SECS / 4)):
                 await load.wait_for(load.send())
-                log = server_log(app)
-                await asyncio.to_thread(wait_for, lambda log=log: log.scaled_in())
+                log = ScaleLog(app)
+                await asyncio.to_thread(wait_for, log.tells_of_scale_to_zero)
                 await asyncio.sleep(offset)
                 calls = [load.send() for _ in range(BURST)]
                 for call in calls:
@@ -101,26 +100,22 @@ class TestFromZero:
 
 
 class ScaleLog:
-    """The controllers' log from one moment on."""
+    """The controllers' log from now on: it names the moment of a decision."""
 
     def __init__(self, app: App) -> None:
         self._path = app.server.data / "logs" / "controllers.log"
         self._from = self._path.stat().st_size
-        self._app = f"/{app.name}" if False else app.name
+        self._workload = f"{app.server.org}/{app.name}@"
 
-    def scaled_in(self) -> bool:
+    def tells_of_scale_to_zero(self) -> bool:
         """Tell whether the app was scaled to zero since."""
         with self._path.open("rb") as file:
             file.seek(self._from)
-            text = file.read().decode(errors="replace")
+            lines = file.read().decode().splitlines(keepends=True)
+        told = [json.loads(line) for line in lines if line.endswith("\n") and '"scale"' in line]
         return any(
-            "scale" in line and self._app in line and re.search(r'"?to"?[=:] ?0', line)
-            for line in text.splitlines()
+            entry["to"] == 0 and entry["workload"].startswith(self._workload) for entry in told
         )
-
-
-def server_log(app: App) -> ScaleLog:
-    return ScaleLog(app)
 
 
 def starts(app: App) -> set[str]:
