@@ -168,6 +168,9 @@ class GatewaySettings(Group):
         default=64 * 1024 * 1024, description="Body bound of the JSON API."
     )
     concurrency: PositiveInt = Field(default=1, le=64, description="Envoy worker threads.")
+    max_connections: PositiveInt = Field(
+        default=10_000, le=1_000_000, description="Connections of clients at once."
+    )
     load_report_secs: Seconds = Field(default=1, description="Interval of Envoy's load reports.")
     api_hosts: tuple[str, ...] = Field(
         default=(), description="Further host names that reach the JSON API."

@@ -250,6 +250,49 @@ class TestFailures:
         assert len(replica.seen) == 1
 
 
+class TestBursts:
+    async def test_what_all_replicas_refuse_is_held_and_served(self, rig: Rig) -> None:
+        busy = 0
+
+        async def two_at_once(_: Seen) -> Answered:
+            nonlocal busy
+            if busy >= 2:
+                return Answered(status=503, headers=[("x-ignite-overflow", "true")])
+            busy += 1
+            await asyncio.sleep(0.02)
+            busy -= 1
+            return Answered()
+
+        replica = await rig.replica(two_at_once)
+        route = rig.route("burst", replica, max_concurrency=2)
+        await rig.controllers.settle(route)
+        async with asyncio.TaskGroup() as tasks:
+            asked = [
+                tasks.create_task(rig.get(rig.host("burst"), "/x?y", method="POST", body=b"body"))
+                for _ in range(40)
+            ]
+        got = [task.result() for task in asked]
+        assert {one.status for one in got} == {200}
+        assert {one.header("x-ignite-overflow") for one in got} == {None}
+        served = [seen for seen in replica.seen if seen.body == b"body"]
+        assert len(served) == len(replica.seen)
+        assert {seen.header("x-ignite-function-id") for seen in served} == {"acme/burst"}
+        assert {seen.header("x-ignite-via") for seen in served} == {None}
+        assert {seen.header("authorization") for seen in served} == {None}
+        assert not [wake for wake in rig.controllers.wakes if wake[0] == "acme/burst"]
+
+    async def test_a_dead_replica_of_a_warm_app_costs_no_request(self, rig: Rig) -> None:
+        dead = await rig.replica()
+        route = rig.route("dying", dead)
+        await rig.controllers.settle(route)
+        await dead.stop()
+        async with asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(rig.get(rig.host("dying"))) for _ in range(5)]
+            await until_held(rig, route.key, 5)
+            await rig.controllers.put(warm(route, await rig.replica()))
+        assert {task.result().status for task in asked} == {200}
+
+
 class TestAccess:
     async def test_the_same_rules_as_for_warm_apps(self, rig: Rig) -> None:
         await rig.controllers.settle(rig.route("coldguard"))
@@ -278,6 +321,9 @@ class TestAccess:
         assert got.status == 401
         got = await rig.get("active.acme.inner", token=None, headers=forged)
         assert got.status == 404
+        forged = [("x-ignite-function-id", "acme/inner"), ("x-ignite-function-version", "1")]
+        got = await rig.get(rig.host("inner"), token=None, headers=forged)
+        assert got.status == 401
 
     async def test_an_open_app_answers_preflights_without_waking(self, rig: Rig) -> None:
         await rig.controllers.settle(rig.route("coldcors", allow_unauthenticated=True))

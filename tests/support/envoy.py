@@ -12,7 +12,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -618,7 +618,10 @@ class Rig:
 
 @asynccontextmanager
 async def running_rig(
-    *, api: Callable[[grpc.aio.Server], None] | None = None, **groups: dict[str, Any]
+    *,
+    api: Callable[[grpc.aio.Server], None] | None = None,
+    has_edge: bool = True,
+    **groups: dict[str, Any],
 ) -> AsyncIterator[Rig]:
     """Start everything; `groups` override settings, `api` adds servicers behind the transcoder."""
     with tempfile.TemporaryDirectory(prefix="ignite-gw-") as folder:
@@ -640,7 +643,7 @@ async def running_rig(
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         rig = Rig(settings, layout)
         try:
-            async with _surroundings(rig, api):
+            async with _surroundings(rig, api), _edge(rig) if has_edge else nullcontext():
                 await rig.start_gateway()
                 await rig.start_envoy()
                 try:
@@ -668,6 +671,15 @@ async def _surroundings(
         api(upstream)
     upstream.add_insecure_port(f"unix:{rig.layout.api_socket}")
     await upstream.start()
+    try:
+        yield
+    finally:
+        await upstream.stop(grace=None)
+        await controllers.stop(grace=None)
+
+
+@asynccontextmanager
+async def _edge(rig: Rig) -> AsyncIterator[None]:
     edge = _EdgeServer(
         uvicorn.Config(
             rig._edge,
@@ -688,5 +700,3 @@ async def _surroundings(
     finally:
         edge.should_exit = True
         await serving
-        await upstream.stop(grace=None)
-        await controllers.stop(grace=None)

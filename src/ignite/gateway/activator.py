@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ignite.domain.apps import host_label
+from ignite.domain.apps import AppRef, host_label
 from ignite.domain.errors import (
     DeadlineExceeded,
     IgniteError,
@@ -22,6 +22,7 @@ from ignite.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
+from ignite.domain.identity import OrganizationName
 from ignite.domain.routes import Route
 from ignite.gateway import names, replies
 from ignite.gateway.admission import Admission, cors_answer, is_preflight, preflight_answer
@@ -44,7 +45,7 @@ class _Request:
 
     head: Head
     target: Target
-    is_public: bool
+    way: str
     exchange: Exchange
     began: float
     was_cold: bool = False
@@ -136,26 +137,29 @@ class Activator:
             _refuse(exchange.writer, head, error)
 
     def _request(self, head: Head, exchange: Exchange) -> _Request:
-        via, host = head.get(names.VIA), head.get("host")
-        if via == names.PUBLIC:
-            route = self._holding.table.of_host(host)
-            if route is None:
-                raise self._unknown_host()
-            target = Target(app=route.app)
-        elif via == names.INTERNAL:
-            found = names.target_of_host(host)
-            if found is None:
-                raise NotFound("No app is named so.", reason="AppNotFound")
-            target = found
-        else:
-            raise Internal("The request came by no listener.", reason="NoListener")
+        via = head.get(names.VIA)
         return _Request(
             head=head,
-            target=target,
-            is_public=via == names.PUBLIC,
+            target=self._target(head, via),
+            way=via,
             exchange=exchange,
             began=time.monotonic(),
         )
+
+    def _target(self, head: Head, via: str) -> Target:
+        match via:
+            case names.PUBLIC:
+                route = self._holding.table.of_host(head.get("host"))
+                if route is None:
+                    raise self._unknown_host()
+                return Target(app=route.app)
+            case names.INTERNAL:
+                found = names.target_of_host(head.get("host"))
+                if found is None:
+                    raise NotFound("No app is named so.", reason="AppNotFound")
+                return found
+            case _:
+                return _target_of_route(head)
 
     def _unknown_host(self) -> IgniteError:
         if self._holding.table.revision == 0:
@@ -164,7 +168,7 @@ class Activator:
 
     async def _handle(self, request: _Request) -> None:
         route = self._holding.table.of_target(request.target)
-        if request.is_public and route is not None:
+        if request.way == names.PUBLIC and route is not None:
             if route.allow_unauthenticated and is_preflight(request.head):
                 _write(request.exchange.writer, 200, preflight_answer(request.head), b"")
                 return
@@ -223,17 +227,20 @@ class Activator:
 
     def _replica_head(self, request: _Request, route: Route) -> Head:
         head = request.head.without(names.VIA, names.ERROR, names.OVERFLOW)
-        if request.is_public:
-            if not route.allow_unauthenticated:
-                # Code of a tenant must not get the means to act as its caller.
-                head = head.without("authorization")
-        else:
+        if request.way == names.PUBLIC and not route.allow_unauthenticated:
+            # Code of a tenant must not get the means to act as its caller.
+            head = head.without("authorization")
+        if request.way == names.INTERNAL:
             host = route.hostnames[0] if route.hostnames else self._fqdn(route)
             head = head.plus([("host", host)])
         if not head.is_upgrade:
             head = head.without("keep-alive").plus([("connection", "close")])
         return head.plus(
-            [(names.FUNCTION_ID, route.app.id), (names.ORGANIZATION_ID, route.organization_id)]
+            [
+                (names.FUNCTION_ID, route.app.id),
+                (names.FUNCTION_VERSION, str(route.version)),
+                (names.ORGANIZATION_ID, route.organization_id),
+            ]
         )
 
     def _fqdn(self, route: Route) -> str:
@@ -275,6 +282,16 @@ class _Connection(asyncio.StreamReaderProtocol):
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
+
+
+def _target_of_route(head: Head) -> Target:
+    """Return what a warm app's route says that the request is for; it was let in there."""
+    organization, _, name = head.get(names.FUNCTION_ID).partition("/")
+    version = head.get(names.FUNCTION_VERSION)
+    if not (organization and name and version.isdigit()):
+        raise Internal("The request came by no listener.", reason="NoListener")
+    app = AppRef(organization=OrganizationName(organization), name=name)
+    return Target(app=app, version=int(version))
 
 
 def _refuse(writer: asyncio.StreamWriter, request: Head, error: IgniteError) -> None:

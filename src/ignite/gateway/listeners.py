@@ -158,7 +158,7 @@ def _removal(regex: str) -> Config:
 
 def _local_replies() -> Config:
     """Return our error body for Envoy's own errors; gRPC callers keep a status and a plain text."""
-    mappers: list[Config] = [_wrong_audience()]
+    mappers: list[Config] = _token_replies()
     # The transcoder makes a JSON request look like gRPC; this header is its mark.
     not_transcoded = {
         "header_filter": {
@@ -203,9 +203,28 @@ def _local_replies() -> Config:
     return {"mappers": mappers}
 
 
-def _wrong_audience() -> Config:
-    """A token for somebody else is a bad token: 401, where Envoy says 403."""
-    kind = replies.of_status(401)
+def _token_replies() -> list[Config]:
+    """Return corrections of what the token filter answers.
+
+    A token for somebody else is a bad token: 401, where Envoy says 403. And where Envoy has no keys
+    yet, nothing is wrong with the token: 503, where Envoy says 401.
+    """
+    return [
+        _correction("response.code == 403", replies.of_status(401)),
+        _correction(
+            "response.code_details.contains('Jwks_remote_fetch')",
+            replies.Kind(
+                status=503,
+                code=14,
+                reason="KeysUnavailable",
+                message="Tokens cannot be verified now.",
+            ),
+        ),
+    ]
+
+
+def _correction(condition: str, kind: replies.Kind) -> Config:
+    expression = f"response.code_details.startsWith('jwt_authn') && {condition}"
     return {
         "filter": {
             "extension_filter": {
@@ -213,8 +232,7 @@ def _wrong_audience() -> Config:
                 "typed_config": {
                     "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3."
                     "ExpressionFilter",
-                    "expression": "response.code_details.startsWith('jwt_authn') "
-                    "&& response.code == 403",
+                    "expression": expression,
                 },
             }
         },

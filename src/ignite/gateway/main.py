@@ -98,6 +98,7 @@ def envoy_child(settings: Settings, layout: Layout) -> EnvoyProcess:
         layout,
         config_path=layout.gateway / "envoy.json",
         concurrency=settings.gateway.concurrency,
+        max_connections=settings.gateway.max_connections,
         external_jwks_url=settings.identity.external_jwks_url,
     )
 
@@ -119,6 +120,7 @@ def shape_of(inputs: Inputs) -> Shape:
         max_json_body_bytes=settings.gateway.max_json_body_bytes,
         default_max_concurrency=settings.runtime.max_concurrency,
         internal_socket=inputs.layout.internal_socket,
+        activator_socket=inputs.layout.activator_socket,
         descriptors=inputs.descriptors,
         services=transcoded_services(inputs.descriptors),
     )

@@ -21,10 +21,15 @@ HEADER_PREFIX = "x-ignite-"
 EXECUTION_ID = "x-ignite-execution-id"
 FUNCTION_ID = "x-ignite-function-id"
 ORGANIZATION_ID = "x-ignite-organization-id"
+FUNCTION_VERSION = "x-ignite-function-version"
 
 VIA = "x-ignite-via"
 """Set by Envoy on the way to the activator: which listener took the request. Clients cannot send
-it: the public listener removes every header of the prefix before it does anything else."""
+it: the public listener removes every header of the prefix before it does anything else. Without
+it a request comes from a warm app's route, which let it in and said whose it is."""
+
+OVERFLOW_ZONE = "activator"
+"""Locality of the activator among an app's endpoints."""
 
 OVERFLOW = "x-ignite-overflow"
 """A full replica's 503 carries it: the handler was not called, another replica may be tried."""

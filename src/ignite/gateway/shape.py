@@ -35,6 +35,7 @@ class Shape:
     max_json_body_bytes: int
     default_max_concurrency: int
     internal_socket: Path
+    activator_socket: Path
     descriptors: bytes = field(repr=False)
     services: tuple[str, ...]
 

@@ -34,6 +34,9 @@ from envoy.extensions.load_balancing_policies.least_request.v3 import (
     least_request_pb2 as _least_request,
 )
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2 as _previous_hosts
+from envoy.extensions.retry.priority.previous_priorities.v3 import (
+    previous_priorities_config_pb2 as _previous_priorities,
+)
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as _tls
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as _protocol
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -51,9 +54,20 @@ from ignite.gateway.table import RouteTable, Target
 REGISTERED = (
     _buffer,
     _cel,
-    _cors, _transcoder, _jwt, _rbac, _router, _inspector, _manager, _early,
-    _least_request, _previous_hosts, _tls, _protocol,
-)  # fmt: skip
+    _cors,
+    _early,
+    _inspector,
+    _jwt,
+    _least_request,
+    _manager,
+    _previous_hosts,
+    _previous_priorities,
+    _protocol,
+    _rbac,
+    _router,
+    _tls,
+    _transcoder,
+)
 """Modules whose types the configurations name inside `Any`; importing them makes them known."""
 
 TYPE = "type.googleapis.com/"
@@ -141,7 +155,7 @@ def _resource(message: Message, config: Config) -> Resource:
 
 def _of_route(route: Route, shape: Shape, has_hosts: bool) -> Iterable[tuple[str, Resource]]:
     yield CDS, _resource(Cluster(), cluster(route, shape))
-    yield EDS, _resource(ClusterLoadAssignment(), endpoints(route))
+    yield EDS, _resource(ClusterLoadAssignment(), endpoints(route, shape))
     if has_hosts and route.hostnames:
         yield VHDS, _resource(VirtualHost(), public_host(route, shape))
     yield VHDS, _resource(VirtualHost(), internal_host(route, shape, has_hosts))
@@ -193,16 +207,28 @@ def cluster(route: Route, shape: Shape) -> Config:
     }
 
 
-def endpoints(route: Route) -> Config:
-    """Return the ready replicas."""
+def endpoints(route: Route, shape: Shape) -> Config:
+    """Return the ready replicas, and behind them the activator: it holds what all of them refuse.
+
+    Envoy goes there only with a request that it tries again, or when no replica is left.
+    """
     return {
         "cluster_name": route.key,
         "endpoints": [
             {
-                "locality": {"zone": "local"},
+                "locality": {"zone": "replicas"},
                 "lb_endpoints": [_endpoint(replica) for replica in route.replicas],
                 "load_balancing_weight": 1,
-            }
+                "priority": 0,
+            },
+            {
+                "locality": {"zone": names.OVERFLOW_ZONE},
+                "lb_endpoints": [
+                    {"endpoint": {"address": {"pipe": {"path": str(shape.activator_socket)}}}}
+                ],
+                "load_balancing_weight": 1,
+                "priority": 1,
+            },
         ],
     }
 
@@ -293,6 +319,7 @@ def _host(route: Route, *, keep_execution_id: bool) -> dict[str, Any]:
         "request_headers_to_add": [
             fixed_routes.execution_id(keep=keep_execution_id),
             fixed_routes.overwrite(names.FUNCTION_ID, route.app.id),
+            fixed_routes.overwrite(names.FUNCTION_VERSION, str(route.version)),
             fixed_routes.overwrite(names.ORGANIZATION_ID, route.organization_id),
         ],
         "request_headers_to_remove": ["x-envoy-external-address"],
@@ -322,5 +349,14 @@ def _retries() -> Config:
             }
         ],
         "host_selection_retry_max_attempts": "5",
+        # Two replicas may refuse, then the activator holds the request until one has room.
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {
+                "@type": f"{TYPE}envoy.extensions.retry.priority.previous_priorities.v3."
+                "PreviousPrioritiesConfig",
+                "update_frequency": 2,
+            },
+        },
         "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
     }
