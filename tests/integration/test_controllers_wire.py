@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -30,7 +31,7 @@ from ignite.settings import DatabaseSettings
 class Gateway:
     """A gateway's view over the wire; acknowledges every step while `acknowledges` is set."""
 
-    stub: routes_pb2_grpc.RouteServiceStub
+    stub: Any  # the stub is typed for blocking channels
     routes: dict[str, pb.AppRoute] = field(default_factory=dict)
     acknowledges: bool = True
     revision: int = 0
