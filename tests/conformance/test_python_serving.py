@@ -401,6 +401,15 @@ class TestStart:
         assert not any("ignite_shim" in line for line in replica.lines)
         assert not Path(replica.socket_path).exists()
 
+    def test_an_import_under_another_python_than_that_of_the_compile(
+        self, replicas: Replicas
+    ) -> None:
+        replica = replicas.spawn(
+            {"handler.py": "import gone\n", "__pycache__/handler.cpython-32.pyc": ""}
+        )
+        assert replica.wait() == 3
+        assert "compiled for cpython-32 and runs on" in replica.wait_line("ignite: ")
+
     @pytest.mark.parametrize("code", ["import sys\nsys.exit(0)\n", "def handler(:\n"])
     def test_an_import_that_leaves_or_cannot_be_parsed(self, replicas: Replicas, code: str) -> None:
         assert replicas.spawn(code).wait() == 3

@@ -79,11 +79,24 @@ def _import_handler(app_dir: str) -> Any:
         while trace is not None and _is_machinery(trace.tb_frame.f_code.co_filename):
             trace = trace.tb_next
         sys.stderr.write("".join(traceback.format_exception(type(error), error, trace)))
-        _fail(EXIT_IMPORT_FAILED, "handler.py could not be imported")
+        _fail(EXIT_IMPORT_FAILED, f"handler.py could not be imported{_hint(app_dir)}")
     handler = getattr(module, "handler", None)
     if not callable(handler):
         _fail(EXIT_NO_HANDLER, "handler.py has no function named handler")
     return handler
+
+
+def _hint(app_dir: str) -> str:
+    """Return what explains a failed import when packages were made for another Python."""
+    ours = sys.implementation.cache_tag
+    try:
+        names = os.listdir(os.path.join(app_dir, "__pycache__"))
+    except OSError:
+        return ""
+    tags = sorted(name.split(".")[1] for name in names if name.startswith("handler."))
+    if not tags or ours in tags:
+        return ""
+    return f"; it was compiled for {tags[0]} and runs on {ours}"
 
 
 def _is_machinery(filename: str) -> bool:
