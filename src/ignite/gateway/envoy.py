@@ -22,6 +22,7 @@ from ignite.layout import Layout
 
 PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 BUFFER_BYTES = 256 * 1024
+MAX_CONNECTIONS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ def envoy_process(
     *,
     config_path: Path,
     concurrency: int,
-    max_connections: int,
+    max_connections: int = MAX_CONNECTIONS,
     external_jwks_url: str = "",
 ) -> EnvoyProcess:
     """Return the process that serves `layout`'s sockets."""
@@ -57,7 +58,9 @@ def envoy_process(
     return EnvoyProcess(argv=argv, config_path=config_path, config=json.dumps(config, indent=1))
 
 
-def bootstrap(layout: Layout, *, max_connections: int, external_jwks_url: str = "") -> Config:
+def bootstrap(
+    layout: Layout, *, max_connections: int = MAX_CONNECTIONS, external_jwks_url: str = ""
+) -> Config:
     """Return Envoy's static configuration."""
     # A gateway that restarts is back within a second; Envoy's own pause grows to half a minute.
     pauses = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ignite.domain.errors import Unavailable
 from ignite.gateway import table
 from ignite.gateway.activator import Activator
 from ignite.gateway.admission import Admission
@@ -19,7 +18,7 @@ from ignite.gateway.xds import Compiler
 from ignite.layout import Layout
 from ignite.lifecycle import Component
 from ignite.ports.identity import TokenVerifier
-from ignite.settings import Settings
+from ignite.settings import Settings, SettingsError
 
 SETTLE_SECS = 0.05
 """Envoy acknowledges when its main thread has a change; its workers take it a moment later."""
@@ -137,7 +136,7 @@ def issuers_of(inputs: Inputs) -> tuple[Issuer, ...]:
     if not identity.external_issuer:
         return (ours,)
     if not identity.external_jwks_url:
-        raise Unavailable(
+        raise SettingsError(
             "IGNITE__IDENTITY__EXTERNAL_JWKS_URL must be set where an external issuer is: "
             "Envoy fetches its keys by address"
         )
