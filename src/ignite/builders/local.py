@@ -193,7 +193,7 @@ def _prepare(
     source = work / "src"
     for folder in (source, work / "out"):
         folder.mkdir()
-        folder.chmod(0o755)  # noqa: S103 - the compile has a user of its own, whatever our umask
+        folder.chmod(0o755)
     if not is_archive:
         entry = source / recipe.entry_files[0]
         entry.write_bytes(content)
