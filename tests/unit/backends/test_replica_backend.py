@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import pytest
 from tests.fakes.clock import loop_now, settle
@@ -11,7 +12,7 @@ from tests.fakes.replicas import FakeDrain, FakeDriver
 from tests.support.workloads import spec_of, with_env
 
 from ignite.backends.replicas import ReplicaBackend
-from ignite.domain.errors import PermanentError
+from ignite.domain.errors import PermanentError, TemporaryError
 from ignite.domain.workloads import Replica, ReplicaState
 
 SPEC = spec_of()
@@ -299,8 +300,9 @@ async def test_a_driver_that_is_away_is_no_failure_of_the_app() -> None:
     async with running() as rig:
         rig.driver.leave()
         await rig.backend.apply(SPEC)
-        await asyncio.sleep(20)
-        assert rig.reason() == ""
+        for _ in range(100):
+            await asyncio.sleep(0.2)
+            assert rig.reason() == ""
         rig.driver.is_away = False
         await asyncio.sleep(2.5)
         assert rig.states() == [ReplicaState.READY]
@@ -331,6 +333,41 @@ async def test_a_driver_that_stops_in_order_leaves_no_back_off_behind() -> None:
         rig.driver.is_away = False
         await asyncio.sleep(2.5)
         assert rig.states() == [ReplicaState.READY] * 3
+
+
+async def test_what_waits_for_the_driver_goes_on_when_it_is_back() -> None:
+    async with running() as rig:
+        rig.driver.failures.append(TemporaryError("stopping", after=timedelta(minutes=5)))
+        await rig.backend.apply(SPEC)
+        await settle()
+        assert rig.states() == []
+        rig.driver.break_watches()
+        await asyncio.sleep(0.5)
+        assert rig.states() == [ReplicaState.READY]
+
+
+async def test_a_driver_that_stops_again_and_again_is_no_failure_of_the_app() -> None:
+    async with running() as rig:
+        await rig.backend.apply(SPEC)
+        for _ in range(5):
+            await settle()
+            rig.driver.end(rig.driver.of(KEY)[0], reason="Stopped")
+            await settle()
+            assert rig.states() == [ReplicaState.READY]
+
+
+async def test_a_snapshot_during_a_start_call_starts_no_second_replica() -> None:
+    driver = FakeDriver()
+    async with running(driver) as rig:
+        driver.gate.clear()
+        await rig.backend.apply(SPEC)
+        await settle()
+        rig.driver.break_watches()
+        await asyncio.sleep(1)
+        assert rig.states() == [ReplicaState.STARTING]
+        driver.gate.set()
+        await settle()
+        assert len(driver.specs) == 1
 
 
 async def test_a_watch_that_breaks_loses_nothing() -> None:
