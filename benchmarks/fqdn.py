@@ -5,15 +5,15 @@ loaded by the same generator as the server; the replica alone by ours, over its 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import wrk
 from benchmarks.envoy import bare_envoy
 from benchmarks.load import Spec, generate
+from benchmarks.measure import round_of
 from benchmarks.options import Options
-from benchmarks.processes import Meter, Roles
 from benchmarks.report import Report
 from benchmarks.rounds import Load, Round, Side, alternate
 from benchmarks.server import BenchServer, bench_server, running_server
@@ -41,14 +41,14 @@ def run(options: Options) -> Report:
                 _server_side(many, full, options, with_wrk),
                 Side(
                     name="bare envoy",
-                    run=lambda: _round(
+                    run=lambda: round_of(
                         {"bare envoy": (bare.pid,), "replica": small.roles["replica"]},
                         lambda: _load(bare.port, small, options, with_wrk),
                     ),
                 ),
                 Side(
                     name="replica alone",
-                    run=lambda: _round(
+                    run=lambda: round_of(
                         {"replica": small.roles["replica"]},
                         lambda: _own(f"unix:{replica}", small, options),
                     ),
@@ -121,18 +121,9 @@ def replica_socket(server: BenchServer) -> Path:
 def _server_side(name: str, server: BenchServer, options: Options, with_wrk: bool) -> Side:
     def once() -> Round:
         roles = {part: pids for part, pids in server.roles.items() if part in ON_THE_WAY}
-        return _round(roles, lambda: _load(server.http_port, server, options, with_wrk))
+        return round_of(roles, lambda: _load(server.http_port, server, options, with_wrk))
 
     return Side(name=name, run=once)
-
-
-def _round(roles: Roles, load: Callable[[], Load]) -> Round:
-    meter = Meter(roles)
-    found = load()
-    spent = meter.stop()
-    count = max(found.requests, 1)
-    cpu = {part: value / count for part, value in spent.cpu_us.items()}
-    return Round(load=found, cpu_us=cpu | {"generator": found.cpu_us / count})
 
 
 def _load(port: int, server: BenchServer, options: Options, with_wrk: bool) -> Load:

@@ -67,7 +67,7 @@ def text(report: Report) -> str:
         rows = [
             (
                 found.what,
-                f"{found.ratio:.2f}×",
+                f"{found.ratio:.2f}",
                 f"{_short(found.value)} {found.unit}".strip(),
                 f"{_short(found.baseline)} {found.unit}".strip(),
                 found.target,
@@ -76,11 +76,11 @@ def text(report: Report) -> str:
         ]
         lines += ["", *_table(("ratio of", "ratio", "value", "baseline", "target"), rows)]
     if report.numbers:
-        rows = [
+        plain = [
             (found.what, f"{_short(found.value)} {found.unit}".strip(), found.target)
             for found in report.numbers
         ]
-        lines += ["", *_table(("number", "value", "target"), rows)]
+        lines += ["", *_table(("number", "value", "target"), plain)]
     return "\n".join([*lines, *(f"  note: {note}" for note in report.notes), ""])
 
 

@@ -252,7 +252,7 @@ class Grpc(asyncio.Protocol):
     def _status(self, block: bytes) -> str:
         known = self._statuses.get(block)
         if known is None:
-            found = dict(Decoder().decode(block))
+            found: dict[str, str] = dict(Decoder().decode(block))  # type: ignore[arg-type]
             known = str(found.get("grpc-status", "none"))
             if len(self._statuses) < 1000:
                 self._statuses[block] = known
