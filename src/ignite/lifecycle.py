@@ -32,6 +32,61 @@ class ComponentEnded(Exception):
     """A component returned although nobody asked it to."""
 
 
+class Together:
+    """Components that start at once and stop one group after the other, the last group first.
+
+    For parts that need each other only while they work: waiting for one another would cost time at
+    the start, but at the end each has to outlive those that still send it requests. A Component.
+    """
+
+    def __init__(self, *groups: Sequence[Component]) -> None:
+        self._groups = groups
+        self._late = [component.name for group in groups for component in group]
+
+    @property
+    def name(self) -> str:
+        """Name those that are not ready, for whoever waits for them."""
+        return ", ".join(self._late) or "all"
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled; raises what the first of them that fails raises."""
+        started: list[set[asyncio.Task[None]]] = []
+        try:
+            started += (
+                {asyncio.ensure_future(self._one(component, ready)) for component in group}
+                for group in self._groups
+            )
+            everyone = set().union(*started)
+            ended, _ = await asyncio.wait(everyone, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for tasks in reversed(started):
+                await _end(tasks)
+
+    async def _one(self, component: Component, ready: Callable[[], None]) -> None:
+        def up() -> None:
+            if component.name in self._late:
+                self._late.remove(component.name)
+                if not self._late:
+                    ready()
+
+        await component.run(up)
+        raise ComponentEnded(component.name)
+
+
+async def _end(tasks: "set[asyncio.Task[None]]") -> None:
+    under_way = {task for task in tasks if not task.done()}
+    for task in under_way:
+        task.cancel()
+    if under_way:
+        await asyncio.wait(under_way)
+    for task in tasks:
+        error = None if task.cancelled() else task.exception()
+        if error and task in under_way:
+            logger.error("component failed at its end", exc_info=error)
+
+
 async def supervise(
     tiers: Sequence[Sequence[Component]],
     *,

@@ -9,17 +9,16 @@ from ignite.children import Child, ChildSpec
 from ignite.db.embedded import EmbeddedPostgres
 from ignite.gateway.envoy import EnvoyAdmin, envoy_process
 from ignite.layout import Layout
-from ignite.lifecycle import Component, stop_on_signals, supervise
+from ignite.lifecycle import Component, Together, stop_on_signals, supervise
 from ignite.privileges import Owner
 from ignite.sandbox.interpreters import home_prefixes
 from ignite.secretstores.embedded import EmbeddedOpenBao
 from ignite.settings import Settings
 from ignite.supervisor.connection import ConnectionFile
+from ignite.supervisor.front import PublicDoor
 from ignite.supervisor.roles import role_child
 from ignite.supervisor.schema import Schema
 from ignite.supervisor.serve import Ground, Say, States, serve, welcome
-
-UNPRIVILEGED_ROLES = ("controllers", "api", "gateway")
 
 
 def run_server(settings: Settings, say: Say) -> None:
@@ -54,7 +53,11 @@ async def _run(ground: Ground, say: Say, began: float) -> None:
 
 
 def _tiers(ground: Ground, states: States) -> list[list[Component]]:
-    """Return database → schema → everything else; what needs the store of secrets waits for it."""
+    """Return database → schema → everything else; what needs the store of secrets waits for it.
+
+    On the way down each part outlives those that send it requests: the door and the API, Envoy, the
+    gateway, the controllers, then what keeps the replicas.
+    """
     settings, layout, owner = ground.settings, ground.layout, ground.owner
 
     def child(spec: ChildSpec) -> Child:
@@ -68,16 +71,24 @@ def _tiers(ground: Ground, states: States) -> list[list[Component]]:
         settings = settings.model_copy(
             update={"database": settings.database.model_copy(update={"url": url})}
         )
-    rest: list[Component] = []
+    ground_floor: list[Component] = []
     if not settings.vault.address:
         openbao = EmbeddedOpenBao(layout, settings.log, owner)
-        rest.append(child(openbao.child()))
+        ground_floor.append(child(openbao.child()))
         vault = openbao.settings().model_copy(update={"timeout_secs": settings.vault.timeout_secs})
         settings = settings.model_copy(update={"vault": vault})
-    rest.append(child(role_child("spawner", settings, layout, None)))
-    rest += [child(role_child(role, settings, layout, owner)) for role in UNPRIVILEGED_ROLES]
-    rest.append(child(_envoy(settings, layout, owner)))
-    return [database, [Schema(settings, layout)], rest]
+    ground_floor.append(child(role_child("spawner", settings, layout, None)))
+    door = PublicDoor(
+        EnvoyAdmin(layout.envoy_admin_socket), grace_secs=settings.server.drain_grace_secs
+    )
+    rest = Together(
+        ground_floor,
+        [child(role_child("controllers", settings, layout, owner))],
+        [child(role_child("gateway", settings, layout, owner))],
+        [child(_envoy(settings, layout, owner))],
+        [child(role_child("api", settings, layout, owner)), door],
+    )
+    return [database, [Schema(settings, layout)], [rest]]
 
 
 def _envoy(settings: Settings, layout: Layout, owner: Owner | None) -> ChildSpec:
@@ -85,6 +96,7 @@ def _envoy(settings: Settings, layout: Layout, owner: Owner | None) -> ChildSpec
         layout,
         config_path=layout.gateway / "envoy.json",
         concurrency=settings.gateway.concurrency,
+        max_connections=settings.gateway.max_connections,
         external_jwks_url=settings.identity.external_jwks_url,
     )
 
