@@ -21,11 +21,18 @@ from ignite.layout import Layout
 from ignite.rpc.server import Bind, Service, grpc_component
 from ignite.settings import Settings
 
+# A spawner that was restarted is back within a second; gRPC's own pause starts with one and grows.
+_PAUSES = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+
 
 def components(settings: Settings, layout: Layout) -> Tiers:
     """Return the tiers of the role."""
     database = Database(database_url(settings), settings.database)
-    spawner = grpc.aio.insecure_channel(f"unix:{layout.spawner_socket}")
+    spawner = grpc.aio.insecure_channel(f"unix:{layout.spawner_socket}", options=_PAUSES)
     board = RouteBoard()
     backend = ReplicaBackend(
         ProcessDriver(spawner, layout, settings.runtime),
