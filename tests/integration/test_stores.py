@@ -249,11 +249,13 @@ class TestBuildQueue:
         claimed = await claim(database)
         assert claimed is not None
         async with database.transaction() as tx:
-            assert await tx.builds.artifact_of(ACME.name, "a" * 64) == ""
-            await tx.builds.finish(claimed[1], BuildState.SUCCEEDED, artifact="art")
-            assert await tx.builds.artifact_of(ACME.name, "a" * 64) == "art"
-            assert await tx.builds.artifact_of(RIVAL.name, "a" * 64) == ""
-            assert await tx.builds.artifact_of(ACME.name, "b" * 64) == ""
+            assert await tx.builds.artifact_of(ACME.name, "a" * 64) == ("", "")
+            await tx.builds.finish(
+                claimed[1], BuildState.SUCCEEDED, artifact="art", runtime_version="3.11.7"
+            )
+            assert await tx.builds.artifact_of(ACME.name, "a" * 64) == ("art", "3.11.7")
+            assert await tx.builds.artifact_of(RIVAL.name, "a" * 64) == ("", "")
+            assert await tx.builds.artifact_of(ACME.name, "b" * 64) == ("", "")
 
     async def test_deploy_id_is_the_organizations_own(self, database: Database) -> None:
         await new_build(database, await new_app(database))

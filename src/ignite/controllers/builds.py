@@ -45,6 +45,7 @@ class _End:
 
     state: BuildState
     artifact: str = ""
+    runtime_version: str = ""
     error: str = ""
     reason: str = ""
     again_after: timedelta | None = None
@@ -159,7 +160,11 @@ class Builds:
             await log.write(SYSTEM, "failed: internal error")
             return _End(state=BuildState.FAILED, error="internal error", reason="Internal")
         await log.write(SYSTEM, f"compiled in {loop.time() - started:.1f} s")
-        return _End(state=BuildState.SUCCEEDED, artifact=result.artifact)
+        return _End(
+            state=BuildState.SUCCEEDED,
+            artifact=result.artifact,
+            runtime_version=result.runtime_version,
+        )
 
     async def _record(self, claim: _Claim, log: BuildLog, end: _End) -> None:
         """Write the end of an attempt; waits a while for a database that is away."""
@@ -189,11 +194,16 @@ class Builds:
         build = claim.build
         async with self._database.transaction() as tx:
             if not await tx.builds.finish(
-                claim.lease, end.state, artifact=end.artifact, error=end.error, reason=end.reason
+                claim.lease,
+                end.state,
+                artifact=end.artifact,
+                runtime_version=end.runtime_version,
+                error=end.error,
+                reason=end.reason,
             ):
                 raise LeaseLost(build.id)
             if end.state is BuildState.SUCCEEDED:
-                await tx.versions.compiled(build, end.artifact)
+                await tx.versions.compiled(build, end.artifact, end.runtime_version)
             else:
                 await tx.versions.failed(build, end.error, end.reason)
             await tx.notify(APPS_CHANNEL, str(build.app_id))

@@ -61,10 +61,13 @@ class BuildStore:
         found = row.mappings().one_or_none()
         return values.build_of(found) if found else None
 
-    async def artifact_of(self, organization: str, code_hash: str) -> str:
-        """Return the artifact of an equal code built before in the organisation, or ""."""
+    async def artifact_of(self, organization: str, code_hash: str) -> tuple[str, str]:
+        """Return artifact and runtime version of equal code built before in the organisation.
+
+        Both are "" where there is none.
+        """
         found = await self._connection.execute(
-            select(_builds.c.artifact)
+            select(_builds.c.artifact, _builds.c.runtime_version)
             .where(
                 _builds.c.organization == organization,
                 _builds.c.code_hash == code_hash,
@@ -73,7 +76,8 @@ class BuildStore:
             .order_by(_builds.c.completed_at.desc())
             .limit(1)
         )
-        return found.scalar_one_or_none() or ""
+        row = found.one_or_none()
+        return (row.artifact, row.runtime_version) if row is not None else ("", "")
 
     async def claim(
         self, owner: str, token: str, duration: timedelta
@@ -147,6 +151,7 @@ class BuildStore:
         to: BuildState,
         *,
         artifact: str = "",
+        runtime_version: str = "",
         error: str = "",
         reason: str = "",
     ) -> bool:
@@ -166,6 +171,7 @@ class BuildStore:
             .values(
                 state=to.value,
                 artifact=artifact,
+                runtime_version=runtime_version,
                 error=error,
                 error_reason=reason,
                 completed_at=func.now(),

@@ -155,6 +155,7 @@ def version_of(row: RowMapping) -> Version:
         status=VersionStatus(row["status"]),
         code=code_of(row),
         artifact=row["artifact"],
+        runtime_version=row["runtime_version"],
         build_id=row["build_id"],
         deploy_id=row["deploy_id"],
         config=config_from_json(row["config"]),

@@ -21,12 +21,15 @@ class VersionStore:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def save_draft(self, app: App, code: Code, artifact: str) -> Version:
+    async def save_draft(
+        self, app: App, code: Code, artifact: str, runtime_version: str = ""
+    ) -> Version:
         """Replace version 0. `artifact` is that of equal code compiled before, or ""."""
         columns = {
             **values.code_to_columns(code),
             "status": int(VersionStatus.DRAFT),
             "artifact": artifact,
+            "runtime_version": runtime_version,
             "build_id": "",
             "deploy_id": "",
             "config": values.config_to_json(app.config),
@@ -55,6 +58,7 @@ class VersionStore:
                 **values.code_to_columns(draft.code),
                 status=int(status),
                 artifact=draft.artifact,
+                runtime_version=draft.runtime_version,
                 build_id=draft.build_id,
                 deploy_id=draft.deploy_id,
                 config=values.config_to_json(config),
@@ -137,7 +141,9 @@ class VersionStore:
             )
         )
 
-    async def compiled(self, build: Build, artifact: str) -> tuple[int, ...]:
+    async def compiled(
+        self, build: Build, artifact: str, runtime_version: str = ""
+    ) -> tuple[int, ...]:
         """Give the artifact to every version that waits for this build; returns their numbers.
 
         A draft saved anew meanwhile has another build id and is left alone.
@@ -149,7 +155,12 @@ class VersionStore:
                 _versions.c.build_id == build.id,
                 _versions.c.status == int(VersionStatus.COMPILING),
             )
-            .values(artifact=artifact, status=int(VersionStatus.DRAFT), compiled_at=func.now())
+            .values(
+                artifact=artifact,
+                runtime_version=runtime_version,
+                status=int(VersionStatus.DRAFT),
+                compiled_at=func.now(),
+            )
             .returning(_versions.c.number)
         )
         return tuple(rows.scalars())

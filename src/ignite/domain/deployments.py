@@ -1,6 +1,6 @@
 """What should run of one app, and what follows from what does: pure plans."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from ignite.domain.apps import (
@@ -11,7 +11,7 @@ from ignite.domain.apps import (
     serving_ports,
 )
 from ignite.domain.routes import Route
-from ignite.domain.versions import Version, VersionStatus
+from ignite.domain.versions import Runtime, Version, VersionStatus
 from ignite.domain.workloads import WorkloadRef, WorkloadSpec, WorkloadStatus
 
 
@@ -48,7 +48,7 @@ def workload_spec(
     return WorkloadSpec(
         ref=workload_ref(app, version),
         organization_id=app.organization_id,
-        runtime=version.code.runtime,
+        runtime=_runtime(version),
         env=app.config.env,
         memory_mb=limits.memory_mb,
         cpu_millicores=limits.cpu_millicores,
@@ -136,3 +136,11 @@ def deployment_state(
     if status is not None and status.reason:
         return DeploymentState.FAILED
     return DeploymentState.ACTIVATING if desired else DeploymentState.COLD
+
+
+def _runtime(version: Version) -> Runtime:
+    """Return the runtime that the artifact was compiled for."""
+    asked = version.code.runtime
+    if not version.runtime_version:
+        return asked
+    return replace(asked, version=".".join(version.runtime_version.split(".")[:2]))

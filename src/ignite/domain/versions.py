@@ -72,8 +72,9 @@ class Code:
 class Version:
     """One version of an app; `number` 0 is the draft.
 
-    `artifact` is the digest of the compiled bundle, "" before the compile. `config` is the record
-    of the app's config when the version was published.
+    `artifact` is the digest of the compiled bundle, "" before the compile, and `runtime_version`
+    what it was compiled for ("3.11.7"): it runs under that, whatever the machine's default becomes.
+    `config` is the record of the app's config when the version was published.
     """
 
     app_id: int
@@ -88,3 +89,4 @@ class Version:
     error_reason: str
     created_at: datetime
     compiled_at: datetime | None
+    runtime_version: str = ""

@@ -234,3 +234,9 @@ def test_workloads_of_other_code_or_of_another_app_have_other_keys() -> None:
         workload_ref(APP, replace(TARGET, artifact="d" * 64)).key,
     }
     assert len(keys) == 4
+
+
+def test_a_version_runs_under_the_runtime_it_was_compiled_for() -> None:
+    compiled = replace(TARGET, artifact="a" * 64, runtime_version="3.9.18")
+    spec = workload_spec(APP, compiled, replicas=1, default_concurrency=16)
+    assert spec.runtime.version == "3.9"

@@ -111,8 +111,8 @@ async def draft_of(tx: Transaction, app: App) -> Version:
 
 async def replace_draft(tx: Transaction, app: App, code: Code) -> Version:
     """Make `code` the draft, with the artifact of equal code that the organisation has built."""
-    artifact = await tx.builds.artifact_of(app.ref.organization, code.hash)
-    return await tx.versions.save_draft(app, code, artifact)
+    artifact, runtime_version = await tx.builds.artifact_of(app.ref.organization, code.hash)
+    return await tx.versions.save_draft(app, code, artifact, runtime_version)
 
 
 async def running_build(tx: Transaction, version: Version) -> Build | None:
