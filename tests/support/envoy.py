@@ -90,20 +90,22 @@ class Keys:
             "scopes": ["InvokeApp"],
             **claims,
         }
+        body = {name: value for name, value in body.items() if value is not None}
         return jwt.encode(body, self._key, algorithm="ES256", headers={"kid": self.kid})
 
-    async def verify(self, token: str) -> Principal:
-        """Implements ports.identity.TokenVerifier."""
+    def read(self, token: str, *, audience: str, issuer: str) -> dict[str, Any]:
+        """Return the claims of a good token."""
+        key = self._key.public_key()
         try:
-            claims = jwt.decode(
-                token,
-                self._key.public_key(),
-                algorithms=["ES256"],
-                audience="ignite",
-                issuer=ISSUER,
+            return dict(
+                jwt.decode(token, key, algorithms=["ES256"], audience=audience, issuer=issuer)
             )
         except jwt.PyJWTError as error:
             raise Unauthenticated("the token is not good") from error
+
+    async def verify(self, token: str) -> Principal:
+        """Implements ports.identity.TokenVerifier."""
+        claims = self.read(token, audience="ignite", issuer=ISSUER)
         organizations = claims["organization"]
         if len(organizations) != 1:
             raise Unauthenticated("the token names more than one organization")
@@ -456,10 +458,10 @@ class _EdgeServer(uvicorn.Server):
 class Rig:
     """One running gateway with its Envoy."""
 
-    def __init__(self, settings: Settings, layout: Layout) -> None:
+    def __init__(self, settings: Settings, layout: Layout, keys: Keys) -> None:
         self.settings = settings
         self.layout = layout
-        self.keys = Keys()
+        self.keys = keys
         self.controllers = FakeControllers()
         self.dispatcher = EnvoyDispatcher(layout.internal_socket)
         self.admin = EnvoyAdmin(layout.envoy_admin_socket)
@@ -621,6 +623,7 @@ async def running_rig(
     *,
     api: Callable[[grpc.aio.Server], None] | None = None,
     has_edge: bool = True,
+    keys: Keys | None = None,
     **groups: dict[str, Any],
 ) -> AsyncIterator[Rig]:
     """Start everything; `groups` override settings, `api` adds servicers behind the transcoder."""
@@ -641,7 +644,7 @@ async def running_rig(
         layout = Layout(data)
         for path in (layout.run, layout.replica_sockets, layout.gateway):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        rig = Rig(settings, layout)
+        rig = Rig(settings, layout, keys or Keys())
         try:
             async with _surroundings(rig, api), _edge(rig) if has_edge else nullcontext():
                 await rig.start_gateway()

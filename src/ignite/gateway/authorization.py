@@ -48,14 +48,13 @@ def route_rules(route: Route, shape: Shape) -> Config:
     """Return the per-route configuration that guards `route`."""
     if route.allow_unauthenticated:
         return {}
-    policies = {
-        _name(issuer): {
-            "permissions": [{"any": True}],
-            "principals": [{"and_ids": {"ids": _principals(route, issuer)}}],
-            "condition": _one_organization(),
-        }
-        for issuer in shape.issuers
-    }
+    policies: Config = {}
+    for issuer in shape.issuers:
+        policies[_name(issuer)] = _policy(_principals(route, issuer), _one_organization())
+        if not issuer.is_builtin:
+            # Without the claim of ours an issuer may name the organisation in a plain one.
+            flat = [_not(_claim(("organization",), {"present_match": True}))]
+            policies["external_flat"] = _policy(_principals(route, issuer, flat), None)
     return {
         JWT_FILTER: {"@type": f"{JWT_TYPE}PerRouteConfig", "requirement_name": REQUIREMENT},
         RBAC_FILTER: {
@@ -89,19 +88,34 @@ def _provider(issuer: Issuer, shape: Shape) -> Config:
     }
 
 
-def _principals(route: Route, issuer: Issuer) -> list[Config]:
+def _policy(ids: list[Config], condition: Config | None) -> Config:
+    return {
+        "permissions": [{"any": True}],
+        "principals": [{"and_ids": {"ids": ids}}],
+        **({"condition": condition} if condition else {}),
+    }
+
+
+def _principals(route: Route, issuer: Issuer, flat: list[Config] | None = None) -> list[Config]:
     ids = [_claim(("iss",), {"string_match": {"exact": issuer.issuer}})]
     if issuer.roles_claim:
         path = tuple(issuer.roles_claim.split("."))
-        roles = [name for name, scopes in ROLES.items() if Scope.INVOKE_APP in scopes]
-        ids.append(
-            {"or_ids": {"ids": [_claim(path, _holds(role)) for role in sorted(roles)]}},
-        )
+        roles = sorted(name for name, scopes in ROLES.items() if Scope.INVOKE_APP in scopes)
+        ids.append({"or_ids": {"ids": [_claim(path, _holds(role)) for role in roles]}})
     else:
         ids.append(_claim(("scopes",), _holds(Scope.INVOKE_APP)))
-    if not route.is_public:
+    if flat is not None:
+        name = route.app.organization
+        present = {"present_match": True}
+        is_member = {"string_match": {"exact": name}}
+        ids += [*flat, _claim(("org_name",), present if route.is_public else is_member)]
+    elif not route.is_public:
         ids.append(_membership(route, issuer))
     return ids
+
+
+def _not(principal: Config) -> Config:
+    return {"not_id": principal}
 
 
 def _membership(route: Route, issuer: Issuer) -> Config:

@@ -18,7 +18,7 @@ from ignite.gateway.xds import Compiler
 from ignite.layout import Layout
 from ignite.lifecycle import Component
 from ignite.ports.identity import TokenVerifier
-from ignite.settings import Settings, SettingsError
+from ignite.settings import Settings
 
 SETTLE_SECS = 0.05
 """Envoy acknowledges when its main thread has a change; its workers take it a moment later."""
@@ -114,6 +114,9 @@ def shape_of(inputs: Inputs) -> Shape:
         base_domain=settings.dns_tls.base_domain,
         api_hosts=settings.gateway.api_hosts,
         issuers=issuers_of(inputs),
+        # Envoy does no discovery: it needs the address of the keys.
+        checks_tokens=not settings.identity.external_issuer
+        or bool(settings.identity.external_jwks_url),
         jwks_cache_secs=max(settings.identity.key_publish_secs / 2, 1.0),
         max_request_headers_kb=settings.gateway.max_request_headers_kb,
         max_json_body_bytes=settings.gateway.max_json_body_bytes,
@@ -133,13 +136,8 @@ def issuers_of(inputs: Inputs) -> tuple[Issuer, ...]:
         audience=identity.audience,
         jwks_uri=f"http://edge/realms/{identity.realm}/protocol/openid-connect/certs",
     )
-    if not identity.external_issuer:
+    if not (identity.external_issuer and identity.external_jwks_url):
         return (ours,)
-    if not identity.external_jwks_url:
-        raise SettingsError(
-            "IGNITE__IDENTITY__EXTERNAL_JWKS_URL must be set where an external issuer is: "
-            "Envoy fetches its keys by address"
-        )
     theirs = Issuer(
         issuer=identity.external_issuer,
         audience=identity.external_audience,

@@ -21,7 +21,11 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Everything but the routes that Envoy's dynamic configuration depends on."""
+    """Everything but the routes that Envoy's dynamic configuration depends on.
+
+    Where Envoy cannot know all issuers' keys (`checks_tokens` false), it sends every public request
+    that needs a token to the activator, which can.
+    """
 
     listen_host: str
     listen_port: int
@@ -30,6 +34,7 @@ class Shape:
     base_domain: str
     api_hosts: tuple[str, ...]
     issuers: tuple[Issuer, ...]
+    checks_tokens: bool
     jwks_cache_secs: float
     max_request_headers_kb: int
     max_json_body_bytes: int

@@ -118,24 +118,42 @@ class Compiler:
                 for host in fixed_routes.fallback_hosts(shape)
             ),
         ]
-        self._known: dict[str, tuple[tuple[Route, bool], list[tuple[str, Resource]]]] = {}
+        self._known: dict[str, tuple[_Claim, list[tuple[str, Resource]]]] = {}
 
     def snapshot(self, table: RouteTable) -> Snapshot:
         """Return what Envoy should have for `table`."""
         found = list(self._fixed)
-        known: dict[str, tuple[tuple[Route, bool], list[tuple[str, Resource]]]] = {}
+        known: dict[str, tuple[_Claim, list[tuple[str, Resource]]]] = {}
         for target, route in table.by_target.items():
             if target.version is None or not route.is_warm:
                 continue
-            has_hosts = table.of_target(Target(app=route.app)) is route
-            made_from = (route, has_hosts)
+            claim = _claim(route, table)
             before = self._known.get(route.key)
-            if before is None or before[0] != made_from:
-                before = (made_from, list(_of_route(route, self._shape, has_hosts)))
+            if before is None or before[0] != claim:
+                before = (claim, list(_of_route(claim, self._shape)))
             known[route.key] = before
             found += before[1]
         self._known = known
         return Snapshot(table.revision, _group(found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A route and the names that lead to it. The table gives each name to one route alone: Envoy
+    refuses all virtual hosts where two claim one name."""
+
+    route: Route
+    hostnames: tuple[str, ...]
+    is_active: bool
+
+
+def _claim(route: Route, table: RouteTable) -> _Claim:
+    names_of_it = {name.lower() for name in route.hostnames}
+    return _Claim(
+        route,
+        tuple(sorted(name for name in names_of_it if table.by_hostname.get(name) is route)),
+        table.of_target(Target(app=route.app)) is route,
+    )
 
 
 def _group(pairs: Iterable[tuple[str, Resource]]) -> dict[str, dict[str, Resource]]:
@@ -153,12 +171,13 @@ def _resource(message: Message, config: Config) -> Resource:
     return Resource(name, hashlib.sha256(body.value).hexdigest()[:16], body)
 
 
-def _of_route(route: Route, shape: Shape, has_hosts: bool) -> Iterable[tuple[str, Resource]]:
+def _of_route(claim: _Claim, shape: Shape) -> Iterable[tuple[str, Resource]]:
+    route = claim.route
     yield CDS, _resource(Cluster(), cluster(route, shape))
     yield EDS, _resource(ClusterLoadAssignment(), endpoints(route, shape))
-    if has_hosts and route.hostnames:
-        yield VHDS, _resource(VirtualHost(), public_host(route, shape))
-    yield VHDS, _resource(VirtualHost(), internal_host(route, shape, has_hosts))
+    if claim.hostnames and (shape.checks_tokens or route.allow_unauthenticated):
+        yield VHDS, _resource(VirtualHost(), public_host(route, claim.hostnames, shape))
+    yield VHDS, _resource(VirtualHost(), internal_host(route, shape, claim.is_active))
 
 
 def cluster(route: Route, shape: Shape) -> Config:
@@ -243,14 +262,14 @@ def _endpoint(replica: Replica) -> Config:
     return {"endpoint": {"address": address}}
 
 
-def public_host(route: Route, shape: Shape) -> Config:
+def public_host(route: Route, hostnames: tuple[str, ...], shape: Shape) -> Config:
     """Return the virtual host of a warm app on the public listener."""
     guard = authorization.route_rules(route, shape)
     cors = {listeners.CORS_FILTER: cors_policy()} if route.allow_unauthenticated else {}
     return {
         **_host(route, keep_execution_id=False),
         "name": f"{names.PUBLIC}/{host_name(route)}",
-        "domains": sorted(name.lower() for name in route.hostnames),
+        "domains": list(hostnames),
         "typed_per_filter_config": {**guard, **cors},
     }
 
