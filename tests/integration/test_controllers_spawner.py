@@ -105,7 +105,8 @@ async def test_a_runtime_that_is_not_there_is_refused_at_once(spawner: Spawner) 
     async with backend_of(spawner) as backend:
         await backend.apply(spec)
         started = time.monotonic()
-        _, message = await reason(backend, spec.ref.key)
+        word, message = await reason(backend, spec.ref.key)
+        assert word == "NoToolchain"
         assert time.monotonic() - started < 5
         assert "3.99" in message
 

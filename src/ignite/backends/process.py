@@ -6,6 +6,10 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+from google.rpc import (  # type: ignore[import-untyped]  # has no stubs
+    error_details_pb2,
+    status_pb2,
+)
 
 from ignite.domain.errors import PermanentError, TemporaryError
 from ignite.domain.workloads import Endpoint, Replica, ReplicaState, WorkloadSpec
@@ -16,6 +20,7 @@ from ignite.ports.replicas import ReplicaChanges
 from ignite.settings import RuntimeSettings
 
 _CALL_TIMEOUT_SECS = 10.0
+_DETAILS_KEY = "grpc-status-details-bin"
 _PERMANENT = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -69,9 +74,11 @@ class ProcessDriver:
         stream = self._stub.WatchReplicas(pb.WatchReplicasRequest(), wait_for_ready=True)
         try:
             async for changes in stream:
+                # A state of a newer spawner is none that we could act on.
+                known = [status for status in changes.replicas if status.state in _STATES]
                 yield ReplicaChanges(
                     is_snapshot=changes.snapshot,
-                    replicas=tuple(_replica(status) for status in changes.replicas),
+                    replicas=tuple(_replica(status) for status in known),
                 )
         except grpc.aio.AioRpcError as error:
             raise TemporaryError(f"spawner: {error.details()}") from error
@@ -107,8 +114,19 @@ class ProcessDriver:
 def _translated(error: grpc.aio.AioRpcError) -> PermanentError | TemporaryError:
     text = error.details() or "the spawner refused"
     if error.code() in _PERMANENT:
-        return PermanentError(text, reason="CannotStart")
+        return PermanentError(text, reason=_reason(error) or "CannotStart")
     return TemporaryError(f"spawner: {text}")
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    """Return the reason word among the details of an error, or ""."""
+    for key, value in error.trailing_metadata():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return ""
 
 
 def _replica(status: pb.ReplicaStatus) -> Replica:

@@ -162,7 +162,10 @@ class Deployments:
             for deployed in self._fleet:
                 if deployed.is_rolling:
                     self._stale(deployed.app.id)
-            await self._compare()
+            try:
+                await self._compare()
+            except Exception:
+                logger.exception("routes not compared")
 
     async def _compare(self) -> None:
         """Bring routes in step with what runs; end what nobody owns."""
