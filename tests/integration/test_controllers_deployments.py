@@ -551,6 +551,28 @@ async def test_a_record_of_an_older_generation_is_not_written(rig: Rig) -> None:
         assert (await rig.app()).error_reason == ""
 
 
+async def test_what_runs_is_not_recorded_over_a_newer_generation(rig: Rig) -> None:
+    await rig.create()
+    await rig.save(b"one")
+    await rig.compile()
+    await rig.until_settled()
+    async with rig.database.transaction() as tx:
+        # The API holds the row while there is something to record of the older generation.
+        app = await tx.apps.get(HELLO, lock=True)
+        assert (await rig.controller.deployments.wake(HELLO, 0)).ok
+        await asyncio.sleep(0.3)
+        draft = await tx.versions.get(app.id, 0)
+        assert draft is not None
+        number = await tx.apps.take_number(app)
+        compiling = replace(draft, artifact="", status=VersionStatus.COMPILING)
+        await tx.versions.publish(compiling, number, app.config, VersionStatus.COMPILING)
+        await tx.apps.set_target(app, number, DeploymentState.COMPILING)
+        # No hint: the next round is the poll's.
+    for _ in range(10):
+        assert (await rig.app()).state is DeploymentState.COMPILING
+        await asyncio.sleep(0.05)
+
+
 async def test_many_apps_come_up_at_once(rig: Rig) -> None:
     refs = [AppRef(organization=ACME.name, name=f"app-{number}") for number in range(20)]
     for ref in refs:
