@@ -36,7 +36,6 @@ class Records:
             await tx.versions.move(app.id, number, VersionStatus.ACTIVE)
             app = await tx.apps.activate(app, number, DeploymentState.DEPLOYED)
         deployed.app = app
-        deployed.trials.discard(number)
         if before not in deployed.trials:
             deployed.versions.pop(before, None)
         logger.info(
