@@ -407,7 +407,7 @@ class TestRelay:
         path = rig.layout.replica_sockets / "ws"
         server = await asyncio.start_unix_server(accept, str(path))
         replica = FakeReplica(path)
-        route = await self.wake(rig, "socket", replica)
+        route = await self.wake(rig, "socket", replica, timeout_secs=1)
         for _ in ("cold", "warm"):
             reader, writer = await rig.connect()
             writer.write(
@@ -425,8 +425,49 @@ class TestRelay:
             for word in (b"hello", b"again"):
                 writer.write(word)
                 assert await reader.readexactly(5) == word.upper()
+                # Longer than the app's timeout, which is for requests and not for conversations.
+                await asyncio.sleep(0.7)
             writer.close()
             await writer.wait_closed()
+        server.close()
+
+    async def test_both_directions_flow_at_once(self, rig: Rig) -> None:
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            while (line := await reader.readline()) != b"0\r\n":
+                writer.write(line + await reader.readexactly(int(line, 16) + 2))
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        path = rig.layout.replica_sockets / "duplex"
+        server = await asyncio.start_unix_server(echo, str(path))
+        replica = FakeReplica(path)
+        route = await self.wake(rig, "duplex", replica, timeout_secs=1)
+        for way in ("cold", "warm"):
+            reader, writer = await rig.connect()
+            writer.write(
+                (
+                    f"POST / HTTP/1.1\r\nhost: {rig.host('duplex')}\r\n"
+                    f"authorization: Bearer {rig.keys.token()}\r\n"
+                    "transfer-encoding: chunked\r\n\r\n"
+                ).encode()
+            )
+            if way == "cold":
+                await until_held(rig, route.key, 1)
+            await rig.controllers.settle(route)
+            async with asyncio.timeout(10):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                for number in range(5):
+                    writer.write(b"5\r\nhell%d\r\n" % number)
+                    assert await reader.readexactly(10) == b"5\r\nhell%d\r\n" % number
+                    # An upload that takes longer than the app's timeout is no late answer.
+                    await asyncio.sleep(0.3)
+                writer.write(b"0\r\n\r\n")
+                assert await reader.readexactly(5) == b"0\r\n\r\n"
+            writer.close()
         server.close()
 
     async def test_a_slow_reader_slows_the_replica(self, rig: Rig) -> None:

@@ -6,7 +6,7 @@ where it ends, the message ended.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ignite.domain.workloads import Endpoint
@@ -43,7 +43,7 @@ class Body:
         """Tell whether everything read so far is still here."""
         return self._size <= REPLAY_BYTES
 
-    async def send_to(self, writer: asyncio.StreamWriter) -> None:
+    async def send_to(self, writer: asyncio.StreamWriter, on_progress: Callable[[], None]) -> None:
         """Pass the body on until the client's side ends; returns early when the replica's does."""
         try:
             for chunk in self._kept:
@@ -57,7 +57,8 @@ class Body:
                     self._kept.clear()
                 writer.write(chunk)
                 await writer.drain()
-        except (ConnectionError, OSError):
+                on_progress()
+        except OSError:
             # A replica may answer and close before it has read everything.
             return
 
@@ -88,7 +89,9 @@ async def relay(
     try:
         async with asyncio.timeout(timeout_secs) as clock:
             writer.write(request.encode())
-            sender = asyncio.ensure_future(exchange.body.send_to(writer))
+            sender = asyncio.ensure_future(
+                exchange.body.send_to(writer, _restart(clock, timeout_secs))
+            )
             head = await _answer_head(reader, exchange)
             if head.status == 101:
                 clock.reschedule(None)
@@ -107,6 +110,16 @@ async def relay(
         if sender is not None:
             sender.cancel()
             await asyncio.wait([sender])
+
+
+def _restart(clock: asyncio.Timeout, secs: float) -> Callable[[], None]:
+    """Return what begins the app's time anew: it counts from the end of the request."""
+
+    def restart() -> None:
+        if clock.when() is not None and not clock.expired():
+            clock.reschedule(asyncio.get_running_loop().time() + secs)
+
+    return restart
 
 
 async def _connect(
