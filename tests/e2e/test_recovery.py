@@ -21,7 +21,9 @@ class TestKill:
     def test_everything_is_there_and_served_after_kill_9(self, fresh: Server) -> None:
         fresh.start()
         fresh.deploy("hello", HELLO)
-        fresh.cli("secret", "create", "slot", "--type", "git", "--token", "kept")
+        arguments = ("--type", "git", "--username", "bot", "--token", "kept")
+        kept = fresh.cli("secret", "create", "slot", *arguments)
+        assert kept.returncode == 0, kept.stderr
         assert fresh.cli("invoke", "hello", "-p", "a").returncode == 0
         fresh.kill()
         wait_until_gone(fresh.data)
@@ -29,7 +31,8 @@ class TestKill:
         answer = fresh.http("POST", "/", b"again", host=fresh.host_of("hello"))
         assert answer.status == 200, f"{answer}\n{fresh.words()}"
         assert answer.json()["hello"] == "again"
-        assert "kept" in fresh.cli("secret", "get", "slot").stdout
+        got = fresh.cli("secret", "get", "slot")
+        assert "kept" in got.stdout, f"{got.stderr}\n{fresh.words()}"
         assert fresh.cli("version", "list", "hello").stdout.count("\n") == 2
 
     def test_role_that_is_killed_comes_back_while_the_app_serves(
