@@ -14,6 +14,7 @@ from ignite.pki import ensure_pki
 from ignite.privileges import Owner, make_reachable, program_paths, service_user
 from ignite.settings import Settings
 from ignite.supervisor.addresses import Addresses, resolve
+from ignite.supervisor.certificate import place_certificate
 from ignite.supervisor.connection import ConnectionFile
 from ignite.supervisor.datadir import check_format, locked, make_folders
 from ignite.telemetry.childlog import LogStream, RotatingLog
@@ -56,6 +57,8 @@ def serve(
         addresses = resolve(settings.server)
         owner = service_user(settings.server.user)
         make_folders(layout, owner)
+        server = place_certificate(settings.server, layout, owner)
+        settings = settings.model_copy(update={"server": server})
         _log_to_file(settings, layout)
         ensure_pki(
             layout.pki, now=datetime.now(UTC), owner=(owner.uid, owner.gid) if owner else None
