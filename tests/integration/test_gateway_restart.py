@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 from tests.support.envoy import Answered, Rig, Seen, exchange, needs_envoy, running_rig, until
 
+from ignite.domain.apps import AppRef
+from ignite.domain.identity import OrganizationName
 from ignite.gateway.table import load, ready_replica
+from ignite.ports.dispatch import Call
 
 pytestmark = needs_envoy
 
@@ -142,6 +145,28 @@ async def test_envoy_comes_back_with_everything(rig: Rig, number: int) -> None:
         pytest.fail("Envoy did not learn the keys again")
     revision = await rig.controllers.put(rig.route("more", await rig.replica()))
     await rig.controllers.wait_acknowledged(revision)
+
+
+async def test_calls_of_our_own_go_on_after_a_restart_of_envoy(rig: Rig) -> None:
+    await rig.controllers.settle(rig.route("inner", await rig.replica()))
+    call = Call(
+        app=AppRef(organization=OrganizationName("acme"), name="inner"),
+        version=None,
+        execution_id="exec_1",
+        method="GET",
+        target="/",
+        headers=(),
+        body=b"",
+        deadline_secs=20,
+    )
+    for _ in range(2):
+        async with rig.dispatcher.dispatch(call) as reply:
+            assert [chunk async for chunk in reply.body()] == [b"ok"]
+        await rig.stop_envoy(signal.SIGKILL)
+        starting = asyncio.ensure_future(rig.start_envoy())
+        async with rig.dispatcher.dispatch(call) as reply:
+            assert reply.status == 200
+        await starting
 
 
 async def test_changes_are_not_acknowledged_while_envoy_cannot_have_them(rig: Rig) -> None:

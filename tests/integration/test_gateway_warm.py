@@ -316,6 +316,35 @@ class TestLoad:
 
 
 class TestChange:
+    @pytest.mark.parametrize("how", ["asleep", "one of two", "gone"])
+    async def test_a_request_under_way_ends_although_its_replica_left(
+        self, rig: Rig, how: str
+    ) -> None:
+        gate = asyncio.Event()
+
+        async def hold(_: Seen) -> Answered:
+            await gate.wait()
+            return Answered(body=[b"x" * 100_000] * 10)
+
+        name = f"long{how.replace(' ', '')}"
+        leaving, staying = await rig.replica(hold), await rig.replica()
+        warm = rig.route(name, leaving)
+        await rig.controllers.settle(warm)
+        asked = asyncio.ensure_future(rig.get(rig.host(name)))
+        await leaving.wait_for(lambda: leaving.in_flight == 1)
+        match how:
+            case "asleep":
+                await rig.controllers.settle(rig.route(name))
+            case "one of two":
+                await rig.controllers.settle(rig.route(name, staying))
+            case _:
+                await rig.controllers.wait_acknowledged(await rig.controllers.drop(warm.key))
+        await asyncio.sleep(0.2)
+        gate.set()
+        got = await asked
+        assert (got.status, len(got.body)) == (200, 1_000_000)
+        assert leaving.disconnects == 0
+
     async def test_no_request_is_lost_while_replicas_come_and_go(self, rig: Rig) -> None:
         async def brief(_: Seen) -> Answered:
             await asyncio.sleep(0.005)
