@@ -3,7 +3,7 @@
 from ignite.domain.errors import IgniteError, InvalidArgument
 from ignite.domain.identity import Scope
 from ignite.rpc.policy import policies_of
-from ignite.rpc.status import _CODES, code_of, details_json, message_of
+from ignite.rpc.status import CODES, code_of, details_json, message_of
 from ignite.v1 import (  # noqa: F401 - registers the services
     ignite_admin_pb2,
     ignite_build_pb2,
@@ -61,7 +61,7 @@ def _errors(kind: type[IgniteError]) -> list[type[IgniteError]]:
 class TestStatus:
     def test_every_error_has_a_status(self) -> None:
         for kind in _errors(IgniteError):
-            assert code_of(kind("text")) in _CODES.values()
+            assert code_of(kind("text")) in CODES.values()
 
     def test_narrow_error_has_the_status_of_its_base(self) -> None:
         class Narrow(InvalidArgument):
