@@ -20,7 +20,7 @@ from ignite.controllers.routes import RouteBoard
 from ignite.db.accounts import PostgresAccountStore
 from ignite.db.database import APPS_CHANNEL, Database
 from ignite.domain.app_checks import ConfigChange
-from ignite.domain.apps import App, AppConfig, AppRef, AppStatus
+from ignite.domain.apps import App, AppConfig, AppRef, AppStatus, DeploymentState
 from ignite.domain.archives import ArchiveLimits
 from ignite.domain.builds import BuildState
 from ignite.domain.routes import Route
@@ -204,6 +204,18 @@ class Rig:
 
         await until(is_settled)
         return await self.app(ref)
+
+    async def state_is(self, state: DeploymentState) -> bool:
+        return (await self.app()).state is state
+
+    def is_warm(self) -> bool:
+        route = self.route()
+        return route is not None and route.is_warm
+
+    def failure(self) -> str:
+        """Return why the app is known not to start, or ""."""
+        route = self.route()
+        return route.failure_reason if route is not None else ""
 
     def route(self, hostname: str = "hello-acme.apps.test") -> Route | None:
         """Return the route that a host name leads to."""
