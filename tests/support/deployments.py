@@ -50,7 +50,7 @@ SETTINGS = DeploymentSettings(
 HELLO = AppRef(organization=ACME.name, name="hello")
 
 
-async def until(condition: Callable[[], Any], within: float = 10) -> None:
+async def until(condition: Callable[[], Any], within: float = 30) -> None:
     """Wait until a condition of memory or of the database holds."""
     async with asyncio.timeout(within):
         while True:
