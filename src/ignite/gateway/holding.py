@@ -6,9 +6,9 @@ replicas that are ready: only waiting is bounded.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 WAKE_AGAIN_SECS = 5.0
 """A wake that brought nothing is repeated: the one who heard it may have been restarted."""
+
+LEARN_SECS = 10.0
+"""How long requests wait for the first table there ever is."""
 
 PAUSE_SECS = 0.1
 """A replica that was full or did not answer is left alone for so long."""
@@ -71,7 +74,8 @@ class HoldingLimits:
 @dataclass(slots=True)
 class _Line:
     target: Target
-    waiting: "deque[asyncio.Future[Slot]]" = field(default_factory=deque)
+    # In order of arrival; a dict, so that one who goes is found at once.
+    waiting: "dict[asyncio.Future[Slot], None]" = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     waker: "asyncio.Task[None] | None" = None
 
@@ -95,6 +99,9 @@ class Holding:
         self._paused: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._learned = asyncio.Event()
+        if table.revision:
+            self._learned.set()
 
     @property
     def table(self) -> RouteTable:
@@ -109,6 +116,7 @@ class Holding:
     def swap(self, table: RouteTable) -> None:
         """Put a new table in force and serve whom it helps."""
         self._table = table
+        self._learned.set()
         for line in list(self._lines.values()):
             line.changed.set()
             self._serve(line)
@@ -116,10 +124,22 @@ class Holding:
     def close(self) -> None:
         """Send away who waits; nobody is woken any more."""
         self._closed = True
+        self._learned.set()
         for line in list(self._lines.values()):
-            self._fail(line, Unavailable("The gateway restarts.", reason="GatewayStopping"))
+            self._fail(line, _stopping())
         for task in self._tasks:
             task.cancel()
+
+    async def learned(self) -> None:
+        """Return once there is any table; a bound later where none came.
+
+        A gateway that starts for the first time may be a moment ahead of controllers.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEARN_SECS):
+                await self._learned.wait()
+        if self._closed:
+            raise _stopping()
 
     async def acquire(self, target: Target, *, since: float) -> Slot:
         """Return a slot of a ready replica, at once or when one comes.
@@ -130,7 +150,7 @@ class Holding:
         (no such app or version) and DeadlineExceeded.
         """
         if self._closed:
-            raise Unavailable("The gateway restarts.", reason="GatewayStopping")
+            raise _stopping()
         line = self._lines.get(target)
         if line is None or not line.waiting:
             slot = self._free_slot(target)
@@ -177,7 +197,7 @@ class Holding:
     async def _wait(self, target: Target, wait_secs: float) -> Slot:
         line = self._lines.setdefault(target, _Line(target))
         place: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        line.waiting.append(place)
+        line.waiting[place] = None
         self._held += 1
         if line.waker is None:
             self._start_waker(line)
@@ -196,8 +216,7 @@ class Holding:
 
     def _leave(self, line: _Line, place: "asyncio.Future[Slot]", *, taken: bool) -> None:
         self._held -= 1
-        if place in line.waiting:
-            line.waiting.remove(place)
+        line.waiting.pop(place, None)
         if not line.waiting and line.waker is None and self._lines.get(line.target) is line:
             del self._lines[line.target]
         line.changed.set()
@@ -223,19 +242,19 @@ class Holding:
 
     def _serve(self, line: _Line) -> None:
         while line.waiting:
-            if line.waiting[0].done():
-                line.waiting.popleft()
-                continue
-            slot = self._free_slot(line.target)
-            if slot is None:
-                break
-            line.waiting.popleft().set_result(self._take(slot))
+            first = next(iter(line.waiting))
+            if not first.done():
+                slot = self._free_slot(line.target)
+                if slot is None:
+                    break
+                first.set_result(self._take(slot))
+            del line.waiting[first]
         route = self._table.of_target(line.target)
         if line.waiting and route is not None and route.failure_reason and not route.is_warm:
             self._fail(line, start_failure(route))
 
     def _fail(self, line: _Line, error: IgniteError) -> None:
-        waiting, line.waiting = line.waiting, deque()
+        waiting, line.waiting = line.waiting, {}
         for place in waiting:
             if not place.done():
                 place.set_exception(error)
@@ -282,6 +301,10 @@ def start_failure(route: Route) -> Unavailable:
     if route.failure_message and not (route.allow_unauthenticated or route.is_public):
         message = route.failure_message
     return Unavailable(message, reason=route.failure_reason)
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("The gateway restarts.", reason="GatewayStopping")
 
 
 def _refusal(answer: WakeAnswer) -> IgniteError:

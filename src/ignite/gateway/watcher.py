@@ -31,6 +31,8 @@ RETRY_SECS = (0.05, 2.0)
 REPORT_SECS = 1.0
 HEARTBEAT_SECS = 5.0
 SAVE_PAUSE_SECS = 0.5
+SAVE_SHARE = 20
+"""Saving a large table takes a twentieth of the time at most."""
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -169,11 +171,13 @@ class RouteWatcher:
         while True:
             await self._unsaved.wait()
             self._unsaved.clear()
+            began = time.monotonic()
             try:
                 await asyncio.to_thread(self._save, self._table)
             except OSError:
                 logger.warning("the route table cannot be saved", exc_info=True)
-            await asyncio.sleep(SAVE_PAUSE_SECS)
+            took = time.monotonic() - began
+            await asyncio.sleep(max(SAVE_PAUSE_SECS, took * SAVE_SHARE))
 
     async def _acknowledge(self) -> None:
         while True:

@@ -8,7 +8,7 @@ told nothing that it knows already.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -120,12 +120,16 @@ class Compiler:
         ]
         self._known: dict[str, tuple[_Claim, list[tuple[str, Resource]]]] = {}
 
-    def snapshot(self, table: RouteTable) -> Snapshot:
-        """Return what Envoy should have for `table`."""
+    def snapshot(self, table: RouteTable, *, lingering: Iterable[Route] = ()) -> Snapshot:
+        """Return what Envoy should have for `table`; of `lingering` routes the cluster stays."""
         found = list(self._fixed)
+        for route in lingering:
+            found.append((CDS, _resource(Cluster(), cluster(route, self._shape))))
+            empty = endpoints(replace(route, replicas=()), self._shape)
+            found.append((EDS, _resource(ClusterLoadAssignment(), empty)))
         known: dict[str, tuple[_Claim, list[tuple[str, Resource]]]] = {}
-        for target, route in table.by_target.items():
-            if target.version is None or not route.is_warm:
+        for route in table.by_key.values():
+            if not route.is_warm or table.of_target(_target(route)) is not route:
                 continue
             claim = _claim(route, table)
             before = self._known.get(route.key)
@@ -147,11 +151,15 @@ class _Claim:
     is_active: bool
 
 
+def _target(route: Route) -> Target:
+    return Target(app=route.app, version=route.version)
+
+
 def _claim(route: Route, table: RouteTable) -> _Claim:
     names_of_it = {name.lower() for name in route.hostnames}
     return _Claim(
         route,
-        tuple(sorted(name for name in names_of_it if table.by_hostname.get(name) is route)),
+        tuple(sorted(name for name in names_of_it if table.of_host(name) is route)),
         table.of_target(Target(app=route.app)) is route,
     )
 
@@ -276,7 +284,7 @@ def public_host(route: Route, hostnames: tuple[str, ...], shape: Shape) -> Confi
 
 def internal_host(route: Route, shape: Shape, is_active: bool) -> Config:
     """Return the virtual host of a warm version on the internal listener."""
-    domains = [names.target_host(Target(app=route.app, version=route.version))]
+    domains = [names.target_host(_target(route))]
     if is_active:
         domains.append(names.target_host(Target(app=route.app)))
     config = _host(route, keep_execution_id=True)
