@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ignite.cli.failures import USAGE, Failure
+from ignite.cli.failures import WrongUse
 from ignite.cli.flags import reason_of
 
 # The spec's list, and our own data folder, which holds keys.
@@ -49,15 +49,15 @@ def read(path: Path) -> Code:
         if path.is_dir():
             files = dict(_files(path))
             if not files:
-                raise _refusal(f"{path} holds no files")
+                raise WrongUse(f"{path} holds no files")
             return Code(data=_pack(files), is_archive=True, runtime=_runtime(set(files)))
         data = path.read_bytes()
     except OSError as error:
-        raise _refusal(f"cannot read {path}: {reason_of(error)}") from error
+        raise WrongUse(f"cannot read {path}: {reason_of(error)}") from error
     if data.startswith((b"PK", b"\x1f\x8b")):
         return Code(data=data, is_archive=True, runtime=_runtime(_names(data, path)))
     if path.suffix not in SUFFIXES:
-        raise _refusal(f"{path} is neither a folder, an archive nor a source file")
+        raise WrongUse(f"{path} is neither a folder, an archive nor a source file")
     return Code(data=data, is_archive=False, runtime=SUFFIXES[path.suffix])
 
 
@@ -68,13 +68,13 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
         folders[:] = sorted(set(folders) - SKIPPED)
         for name in folders:
             if (Path(folder) / name).is_symlink():
-                raise _refusal(f"{Path(folder) / name} is a link to a folder; copy it instead")
+                raise WrongUse(f"{Path(folder) / name} is a link to a folder; copy it instead")
         for name in sorted(set(names) - SKIPPED):
             path = Path(folder) / name
             if not path.is_file():
-                raise _refusal(f"{path} is not a regular file")
+                raise WrongUse(f"{path} is not a regular file")
             if not path.resolve().is_relative_to(real):
-                raise _refusal(f"{path} is a link that leads out of {root}")
+                raise WrongUse(f"{path} is a link that leads out of {root}")
             yield path.relative_to(root).as_posix(), path
 
 
@@ -103,7 +103,7 @@ def _names(data: bytes, path: Path) -> set[str]:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
                 names = {member.name.removeprefix("./") for member in tar if member.isfile()}
     except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
-        raise _refusal(f"{path} is not a ZIP or tar.gz archive") from error
+        raise WrongUse(f"{path} is not a ZIP or tar.gz archive") from error
     tops = {name.partition("/")[0] for name in names}
     if len(tops) == 1 and all("/" in name for name in names):
         return {name.partition("/")[2] for name in names}
@@ -116,7 +116,3 @@ def _runtime(names: set[str]) -> str:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _refusal(message: str) -> Failure:
-    return Failure(message, reason="InvalidArgument", exit_code=USAGE)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ignite.cli import archive
-from ignite.cli.failures import USAGE, Failure
+from ignite.cli.failures import WrongUse
 from ignite.cli.flags import key_values
 from ignite.v1 import ignite_common_pb2 as pb
 
@@ -75,7 +75,7 @@ def code_source(flags: CodeFlags) -> pb.CodeSource | None:
         if given
     ]
     if len(sources) > 1:
-        raise _refusal(f"{' and '.join(sources)} exclude one another")
+        raise WrongUse(f"{' and '.join(sources)} exclude one another")
     if flags.image_ref:
         return pb.CodeSource(
             image=pb.ImageSource(
@@ -105,7 +105,7 @@ def _from_files(flags: CodeFlags, path: Path) -> pb.CodeSource:
     code = archive.read(path)
     name = flags.runtime or code.runtime
     if not name:
-        raise _refusal(
+        raise WrongUse(
             f"cannot tell the runtime of {path}: no handler.py, Cargo.toml, go.mod or main.ts; "
             "give --runtime"
         )
@@ -157,7 +157,3 @@ def runtime_name(value: pb.Runtime) -> str:
             return f"deno {value.deno.version}".strip()
         case None:
             return ""
-
-
-def _refusal(message: str) -> Failure:
-    return Failure(message, reason="InvalidArgument", exit_code=USAGE)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from ignite.cli.failures import USAGE, Failure
+from ignite.cli.failures import Failure, WrongUse
 from ignite.cli.flags import Flags, reason_of
 
 FILE = "config.yaml"
@@ -79,11 +79,7 @@ def check_key(key: str) -> str:
     """Return the key without its prefix; refuse one that nothing reads."""
     short = key.removeprefix("ignite.")
     if short not in KEYS:
-        raise Failure(
-            f"unknown key {key!r}; known: {', '.join(KEYS)}",
-            reason="InvalidArgument",
-            exit_code=USAGE,
-        )
+        raise WrongUse(f"unknown key {key!r}; known: {', '.join(KEYS)}")
     return short
 
 

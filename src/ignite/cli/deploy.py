@@ -116,17 +116,20 @@ class Deployment:
         return version if same else 0
 
     def _version(self, version: int) -> pb.AppVersionInfo | None:
-        request = pb.ListAppVersionsRequest(
-            organization_name=self._organization, app_name=self._name, limit=50
-        )
+        def ask(start: str) -> pb.ListAppVersionsResponse:
+            request = pb.ListAppVersionsRequest(
+                organization_name=self._organization, app_name=self._name, limit=50, cursor=start
+            )
+            return self._session.call(self._session.compute.ListAppVersions, request)
+
+        answer = ask("")  # newest first: what is looked for is nearly always on the first page
         while True:
-            answer = self._session.call(self._session.compute.ListAppVersions, request)
             for info in answer.versions:
                 if info.version == version:
                     return info
             if not answer.next_cursor:
                 return None
-            request.cursor = answer.next_cursor
+            answer = ask(answer.next_cursor)
 
     def _wait_until_active(self, version: int) -> None:
         with self._progress.step("Start") as step:

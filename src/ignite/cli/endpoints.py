@@ -8,7 +8,7 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ignite.cli.failures import USAGE, Failure
+from ignite.cli.failures import Failure, WrongUse
 
 _PLAIN = ("http", "grpc")
 _SECURE = ("https", "grpcs")
@@ -40,10 +40,8 @@ def parse(text: str, *, plaintext: bool) -> Endpoint:
         raise _wrong(text)
     loopback = is_loopback(host)
     if scheme in _PLAIN and not loopback and not plaintext:
-        raise Failure(
-            f"{text} would send your token in plain text over a network; use https, or --debug",
-            reason="InvalidArgument",
-            exit_code=USAGE,
+        raise WrongUse(
+            f"{text} would send your token in plain text over a network; use https, or --debug"
         )
     secure = not plaintext and (scheme in _SECURE or not loopback)
     shown = f"[{host}]" if ":" in host else host
@@ -74,8 +72,4 @@ def http_base(text: str) -> str:
 
 
 def _wrong(text: str) -> Failure:
-    return Failure(
-        f"{text!r} is not an address such as 127.0.0.1:50051 or https://host:443",
-        reason="InvalidArgument",
-        exit_code=USAGE,
-    )
+    return WrongUse(f"{text!r} is not an address such as 127.0.0.1:50051 or https://host:443")

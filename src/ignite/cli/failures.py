@@ -49,6 +49,13 @@ class Failure(Exception):
         return f"Error: {text} ({self.reason})" if self.reason else f"Error: {text}"
 
 
+class WrongUse(Failure):
+    """What was given makes no sense, whatever the server would say."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="InvalidArgument", exit_code=USAGE)
+
+
 class RpcFailure(Failure):
     """The server refused, or did not answer."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from google.protobuf.message import Message
 
-from ignite.cli.failures import USAGE, Failure
+from ignite.cli.failures import Failure, WrongUse
 from ignite.cli.flags import reason_of
 from ignite.cli.output import as_dict, show_tree
 from ignite.v1 import ignite_common_pb2 as common
@@ -44,7 +44,7 @@ def payload_of(values: dict[str, Any]) -> tuple[common.HttpContext, bytes]:
     for text in values["header"]:
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
-            raise _refusal(f"header {text!r} is not NAME: VALUE")
+            raise WrongUse(f"header {text!r} is not NAME: VALUE")
         name = name.strip()
         if name.lower() in names:  # a map keeps one of them
             context.header_list.add(name=name, value=value.strip())
@@ -56,7 +56,7 @@ def payload_of(values: dict[str, Any]) -> tuple[common.HttpContext, bytes]:
 
 def _body(payload: str | None, path: Path | None) -> bytes:
     if payload is not None and path is not None:
-        raise _refusal("--payload and --payload-file exclude one another")
+        raise WrongUse("--payload and --payload-file exclude one another")
     if payload is not None:
         return payload.encode("utf-8", "surrogateescape")
     if path is None:
@@ -66,7 +66,7 @@ def _body(payload: str | None, path: Path | None) -> bytes:
             return sys.stdin.buffer.read()
         return path.read_bytes()
     except OSError as error:
-        raise _refusal(f"cannot read {path}: {reason_of(error)}") from error
+        raise WrongUse(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def show_test(output: str, answer: Message, execution: common.Execution, status_code: int) -> None:
@@ -95,7 +95,3 @@ def end_line(last: bytes) -> None:
     """End the line on a terminal, where the prompt would follow on it."""
     if last and not last.endswith(b"\n") and sys.stdout.isatty():
         click.echo()
-
-
-def _refusal(message: str) -> Failure:
-    return Failure(message, reason="InvalidArgument", exit_code=USAGE)

@@ -11,7 +11,7 @@ from importlib import import_module
 
 import click
 
-from ignite.cli.failures import INTERRUPTED, OTHER, USAGE, Failure
+from ignite.cli.failures import INTERRUPTED, OTHER, USAGE, Failure, WrongUse
 from ignite.cli.flags import Flags, flags_of, global_options
 
 CLIENT_COMMANDS = {
@@ -136,7 +136,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _usage(error: click.UsageError, where: str) -> Failure:
     message = error.format_message().rstrip(".")
-    return Failure(f"{message}; see `{where} --help`", exit_code=USAGE, reason="InvalidArgument")
+    return WrongUse(f"{message}; see `{where} --help`")
 
 
 def _fail(failure: Failure, flags: Flags) -> int:

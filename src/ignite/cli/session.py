@@ -5,7 +5,7 @@ server on this machine.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -16,7 +16,7 @@ import grpc
 from ignite.cli import config as files
 from ignite.cli import endpoints, tokens
 from ignite.cli.endpoints import Endpoint
-from ignite.cli.failures import DEADLINE_EXCEEDED, USAGE, Failure, rpc_failure
+from ignite.cli.failures import DEADLINE_EXCEEDED, Failure, WrongUse, rpc_failure
 from ignite.cli.flags import Flags, flags_of
 from ignite.cli.local import LocalServer, find_local
 from ignite.v1.ignite_compute_pb2_grpc import ComputeServiceStub
@@ -91,11 +91,7 @@ class Session:
             scheme = "https://" if self.local.http.startswith("https://") else ""
             text = self.local.grpc and f"{scheme}{self.local.grpc}"
         if not text:
-            raise Failure(
-                "no server: start one with `make run`, or set IGNITE_API_ENDPOINT",
-                reason="InvalidArgument",
-                exit_code=USAGE,
-            )
+            raise WrongUse("no server: start one with `make run`, or set IGNITE_API_ENDPOINT")
         return endpoints.parse(text, plaintext=self.flags.debug)
 
     @cached_property
@@ -129,11 +125,7 @@ class Session:
             return next(iter(listed))
         if self.local is not None and self.local.org:
             return self.local.org
-        raise Failure(
-            "no organisation: write org:app, or give --org",
-            reason="InvalidArgument",
-            exit_code=USAGE,
-        )
+        raise WrongUse("no organisation: write org:app, or give --org")
 
     @cached_property
     def compute(self) -> ComputeServiceStub:
@@ -216,9 +208,28 @@ def session_of(ctx: click.Context) -> Session:
     return session
 
 
+class Page(Protocol):
+    """An answer that may have a next one."""
+
+    @property
+    def next_cursor(self) -> str:
+        """Where the next page begins; empty at the end."""
+
+
+PageT = TypeVar("PageT", bound=Page)
+
+
+def pages(ask: Callable[[str], PageT], cursor: str = "", *, only_one: bool = False) -> list[PageT]:
+    """Ask page after page, from `cursor` to the end, or once."""
+    found = [ask(cursor)]
+    while found[-1].next_cursor and not only_one:
+        found.append(ask(found[-1].next_cursor))
+    return found
+
+
 def app_of(session: Session, text: str) -> tuple[str, str]:
     """Return organisation and name of `org:app` or `app`."""
     organization, colon, name = text.rpartition(":")
     if colon and not organization:
-        raise Failure(f"{text!r} is not app or org:app", reason="InvalidArgument", exit_code=USAGE)
+        raise WrongUse(f"{text!r} is not app or org:app")
     return organization or session.organization, name

@@ -14,10 +14,10 @@ import click
 import grpc
 
 from ignite.cli import endpoints
-from ignite.cli.failures import USAGE, Failure, rpc_failure
+from ignite.cli.failures import Failure, WrongUse, rpc_failure
 from ignite.cli.flags import Group, flags_of, reason_of
 from ignite.cli.output import Column, moment, show_list, show_record
-from ignite.cli.session import OPTIONS, Session, Unary, session_of
+from ignite.cli.session import OPTIONS, Session, Unary, pages, session_of
 from ignite.v1 import ignite_admin_pb2 as pb
 from ignite.v1.ignite_admin_pb2_grpc import AdminServiceStub
 
@@ -50,10 +50,8 @@ def _operator(ctx: click.Context) -> Iterator[Operator]:
     address = group.get("admin_endpoint") or (server.admin if server else "")
     folder = group.get("pki") or (server.pki if server else None)
     if not address or folder is None:
-        raise Failure(
-            "no admin listener: run this where the server runs, or give --admin-endpoint and --pki",
-            reason="InvalidArgument",
-            exit_code=USAGE,
+        raise WrongUse(
+            "no admin listener: run this where the server runs, or give --admin-endpoint and --pki"
         )
     target = endpoints.parse(address, plaintext=False).target
     credentials = grpc.ssl_channel_credentials(
@@ -116,15 +114,13 @@ def create_organization(ctx: click.Context, name: str, description: str) -> None
 @click.pass_context
 def list_organizations(ctx: click.Context) -> None:
     """List all organisations."""
-    found: list[pb.Organization] = []
-    request = pb.ListOrganizationsRequest()
     with _operator(ctx) as operator:
-        while True:
-            answer = operator.call(operator.stub.ListOrganizations, request)
-            found += answer.organizations
-            if not answer.next_cursor:
-                break
-            request.cursor = answer.next_cursor
+
+        def ask(start: str) -> pb.ListOrganizationsResponse:
+            request = pb.ListOrganizationsRequest(cursor=start)
+            return operator.call(operator.stub.ListOrganizations, request)
+
+        found = [item for answer in pages(ask) for item in answer.organizations]
     columns: list[Column[pb.Organization]] = [
         Column("NAME", lambda item: item.name),
         Column("ID", lambda item: item.id),
@@ -174,15 +170,14 @@ def create(ctx: click.Context, name: str, roles: tuple[str, ...], description: s
 def list_accounts(ctx: click.Context) -> None:
     """List service accounts: of --org, or all."""
     flags = flags_of(ctx)
-    request = pb.ListServiceAccountsRequest(organization_name=flags.org_name or flags.org or "")
-    found: list[pb.ServiceAccount] = []
+    named = flags.org_name or flags.org or ""
     with _operator(ctx) as operator:
-        while True:
-            answer = operator.call(operator.stub.ListServiceAccounts, request)
-            found += answer.service_accounts
-            if not answer.next_cursor:
-                break
-            request.cursor = answer.next_cursor
+
+        def ask(start: str) -> pb.ListServiceAccountsResponse:
+            request = pb.ListServiceAccountsRequest(organization_name=named, cursor=start)
+            return operator.call(operator.stub.ListServiceAccounts, request)
+
+        found = [item for answer in pages(ask) for item in answer.service_accounts]
     columns: list[Column[pb.ServiceAccount]] = [
         Column("ID", lambda item: item.id),
         Column("ORGANISATION", lambda item: item.organization_name),
@@ -247,7 +242,7 @@ def _organization(session: Session) -> str:
         return named
     if session.local is not None and session.local.org:
         return session.local.org
-    raise Failure("no organisation: give --org", reason="InvalidArgument", exit_code=USAGE)
+    raise WrongUse("no organisation: give --org")
 
 
 def _fields(account: pb.ServiceAccount) -> dict[str, str]:

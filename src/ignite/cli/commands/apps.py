@@ -6,13 +6,14 @@ from typing import Any
 import click
 
 from ignite.cli.appconfig import app_options, create_request, split, update_request
-from ignite.cli.code import CodeFlags, code_options, code_source, runtime, runtime_name
+from ignite.cli.code import CodeFlags, code_options, code_source, runtime
 from ignite.cli.deploy import Deployed, Deployment
-from ignite.cli.failures import INTERRUPTED, USAGE, Failure
+from ignite.cli.failures import INTERRUPTED, WrongUse
 from ignite.cli.flags import Group
 from ignite.cli.output import Column, moment, show_fields, show_list, show_record, show_tree, word
 from ignite.cli.progress import Progress
-from ignite.cli.session import Session, app_of, session_of
+from ignite.cli.records import bracket, limits_text, show_app, state_word, tier_word
+from ignite.cli.session import Session, app_of, pages, session_of
 from ignite.v1 import ignite_common_pb2 as common
 from ignite.v1 import ignite_compute_pb2 as pb
 
@@ -40,9 +41,7 @@ def create(
 ) -> None:
     """Create an app's record; code comes with `draft save` or `app deploy`."""
     if runtime_word == "rust" and rust_target is None:
-        raise Failure(
-            "--rust-target is needed with --runtime rust", reason="InvalidArgument", exit_code=USAGE
-        )
+        raise WrongUse("--rust-target is needed with --runtime rust")
     if runtime_word:
         click.echo("Warning: --runtime is only noted; the code of the draft decides.", err=True)
     session = session_of(ctx)
@@ -106,14 +105,14 @@ def get(ctx: click.Context, name: str) -> None:
 def list_apps(ctx: click.Context, limit: int, cursor: str) -> None:
     """List the organisation's apps."""
     session = session_of(ctx)
-    request = pb.ListAppsRequest(organization_name=session.organization, limit=limit, cursor=cursor)
-    found: list[pb.AppSummary] = []
-    while True:
-        answer = session.call(session.compute.ListApps, request)
-        found += answer.apps
-        if limit or not answer.next_cursor:
-            break
-        request.cursor = answer.next_cursor
+    organization = session.organization
+
+    def ask(start: str) -> pb.ListAppsResponse:
+        request = pb.ListAppsRequest(organization_name=organization, limit=limit, cursor=start)
+        return session.call(session.compute.ListApps, request)
+
+    answers = pages(ask, cursor, only_one=limit > 0)
+    found = [item for answer in answers for item in answer.apps]
     columns: list[Column[pb.AppSummary]] = [
         Column("NAME", lambda item: item.name),
         Column("STATE", lambda item: state_word(item.deployment_state)),
@@ -124,7 +123,7 @@ def list_apps(ctx: click.Context, limit: int, cursor: str) -> None:
         Column("CREATED", lambda item: moment(item.created_at_ms), wide=True),
         Column("DESCRIPTION", lambda item: item.description, wide=True),
     ]
-    show_list(session.flags.output, "apps", found, columns, next_cursor=answer.next_cursor)
+    show_list(session.flags.output, "apps", found, columns, next_cursor=answers[-1].next_cursor)
 
 
 @app.command()
@@ -174,7 +173,7 @@ def state(ctx: click.Context, name: str) -> None:
             "active version": str(answer.active_version or "-"),
             "target version": str(answer.target_version or "-"),
             "replicas": f"{answer.ready_replicas} ready of {answer.desired_replicas}",
-            "last error": f"{answer.last_error} {_bracket(answer.last_error_reason)}".strip(),
+            "last error": f"{answer.last_error} {bracket(answer.last_error_reason)}".strip(),
         },
     )
     if session.flags.output in ("table", "wide") and answer.replicas:
@@ -211,63 +210,6 @@ def _show_deployed(session: Session, deployed: Deployed) -> None:
         click.echo("\n".join(urls))
     else:
         show_fields({"app": deployed.app.id, "version": str(deployed.version or "-")})
-
-
-def show_app(output: str, meta: common.AppMeta) -> None:
-    """Print an app's record, or a version's snapshot of it."""
-    wide = output == "wide"
-    show_record(
-        output,
-        meta,
-        {
-            "id": meta.id,
-            "description": meta.description,
-            "state": state_word(meta.deployment_state),
-            "version": str(meta.version or ""),
-            "active version": str(meta.active_version or "-"),
-            "target version": (
-                str(meta.target_version) if meta.target_version != meta.active_version else ""
-            ),
-            "urls": " ".join(meta.public_urls),
-            "runtime": runtime_name(meta.runtime),
-            "image": meta.image_ref,
-            "tier": tier_word(meta.resource_tier),
-            "limits": limits_text(meta.limits),
-            "max concurrency": str(meta.max_concurrency or ""),
-            "env": " ".join(f"{key}={value}" for key, value in sorted(meta.env.items())),
-            "anyone may call": "yes" if meta.allow_unauthenticated else "",
-            "code hash": meta.code_hash,
-            "created": moment(meta.created_at_ms),
-            "updated": moment(meta.updated_at_ms),
-            "last error": f"{meta.error} {_bracket(meta.last_error_reason)}".strip(),
-            "input schema": meta.input_schema if wide else "",
-            "output schema": meta.output_schema if wide else "",
-        },
-    )
-
-
-def state_word(value: common.DeploymentState.ValueType) -> str:
-    """Return a deployment state in short."""
-    return word(common.DeploymentState.Name(value), "DEPLOYMENT_STATE")
-
-
-def tier_word(value: common.ResourceTier.ValueType) -> str:
-    """Return a tier in short."""
-    return word(common.ResourceTier.Name(value), "RESOURCE_TIER")
-
-
-def limits_text(limits: common.ResourceLimits) -> str:
-    """Return limits in one line, nothing when none is set."""
-    parts = [
-        f"{limits.memory_mb} MB" if limits.memory_mb else "",
-        f"{limits.cpu_millicores} m CPU" if limits.cpu_millicores else "",
-        f"{limits.timeout_secs} s" if limits.timeout_secs else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def _bracket(text: str) -> str:
-    return f"({text})" if text else ""
 
 
 def _runtime_flags(rust_target: str | None, toolchain: str | None) -> CodeFlags:

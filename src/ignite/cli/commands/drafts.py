@@ -7,11 +7,12 @@ import grpc
 
 from ignite.cli.code import CodeFlags, code_options, code_source, runtime_name
 from ignite.cli.deploy import compile_draft
-from ignite.cli.failures import USAGE, Failure, RpcFailure
+from ignite.cli.failures import Failure, RpcFailure, WrongUse
 from ignite.cli.flags import Group, text_or_file
-from ignite.cli.output import moment, show_record, show_tree, word
+from ignite.cli.output import moment, show_record, show_tree
 from ignite.cli.payload import payload_of, payload_options, show_test
 from ignite.cli.progress import Progress
+from ignite.cli.records import state_word, status_word
 from ignite.cli.session import Session, app_of, session_of
 from ignite.v1 import ignite_common_pb2 as common
 from ignite.v1 import ignite_compute_pb2 as pb
@@ -54,11 +55,7 @@ def save(
     session = session_of(ctx)
     code = code_source(CodeFlags(**values))
     if code is None:
-        raise Failure(
-            "nothing to save: give --code, --image-ref or --git-url",
-            reason="InvalidArgument",
-            exit_code=USAGE,
-        )
+        raise WrongUse("nothing to save: give --code, --image-ref or --git-url")
     organization, name = app_of(session, app)
     request = pb.SaveDraftRequest(
         organization_name=organization,
@@ -161,15 +158,10 @@ def publish(ctx: click.Context, app: str) -> None:
         answer,
         {
             "version": str(answer.version),
-            "state": word(common.DeploymentState.Name(answer.deployment_state), "DEPLOYMENT_STATE"),
+            "state": state_word(answer.deployment_state),
             "urls": " ".join(answer.public_urls),
         },
     )
-
-
-def status_word(value: common.VersionStatus.ValueType) -> str:
-    """Return a version's status in short."""
-    return word(common.VersionStatus.Name(value), "VERSION_STATUS")
 
 
 def _draft(session: Session, app: str) -> pb.DraftInfo | None:

@@ -6,7 +6,7 @@ import click
 
 from ignite.cli import config as files
 from ignite.cli import tokens
-from ignite.cli.failures import USAGE, Failure
+from ignite.cli.failures import WrongUse
 from ignite.cli.flags import Command, Group, flags_of
 from ignite.cli.output import show_fields, show_tree
 from ignite.cli.session import Session, session_of
@@ -30,21 +30,13 @@ def login(
     session = session_of(ctx)
     if service_account_id is None:
         if not session.flags.token:
-            raise Failure(
-                "give a service account's id and secret, or --token",
-                reason="InvalidArgument",
-                exit_code=USAGE,
-            )
+            raise WrongUse("give a service account's id and secret, or --token")
         account = {"service_account_id": "", "service_account_secret": ""}
         _keep(session, session.flags.token, account)
         return
     where = http_endpoint or session.http_endpoint
     if not where:
-        raise Failure(
-            "no HTTP address to exchange tokens at: give --http-endpoint",
-            reason="InvalidArgument",
-            exit_code=USAGE,
-        )
+        raise WrongUse("no HTTP address to exchange tokens at: give --http-endpoint")
     secret = service_account_secret
     if secret in (None, "-"):
         stdin = sys.stdin

@@ -4,10 +4,10 @@ import sys
 
 import click
 
-from ignite.cli.failures import USAGE, Failure
+from ignite.cli.failures import WrongUse
 from ignite.cli.flags import Group
 from ignite.cli.output import Column, moment, show_list, show_record
-from ignite.cli.session import session_of
+from ignite.cli.session import pages, session_of
 from ignite.v1 import ignite_secret_pb2 as pb
 
 
@@ -37,16 +37,16 @@ def create(
     value = pb.SecretValue()
     if kind == "git":
         if password is not None or server_address:
-            raise _refusal("--password and --server-address are for --type registry")
+            raise WrongUse("--password and --server-address are for --type registry")
         if token is None:
-            raise _refusal("--token is needed with --type git")
+            raise WrongUse("--token is needed with --type git")
         value.git_secret.username = username
         value.git_secret.token = _typed(token, "Token")
     else:
         if token is not None:
-            raise _refusal("--token is for --type git")
+            raise WrongUse("--token is for --type git")
         if password is None:
-            raise _refusal("--password is needed with --type registry")
+            raise WrongUse("--password is needed with --type registry")
         value.registry_secret.username = username
         value.registry_secret.password = _typed(password, "Password")
         value.registry_secret.server_address = server_address
@@ -63,21 +63,20 @@ def create(
 def list_secrets(ctx: click.Context, limit: int, cursor: str) -> None:
     """List the slots, without their values."""
     session = session_of(ctx)
-    request = pb.ListSecretsRequest(limit=limit, cursor=cursor)
-    found: list[pb.SecretMetadata] = []
-    while True:
-        answer = session.call(session.secrets.ListSecrets, request)
-        found += answer.secrets
-        if limit or not answer.next_cursor:
-            break
-        request.cursor = answer.next_cursor
+
+    def ask(start: str) -> pb.ListSecretsResponse:
+        request = pb.ListSecretsRequest(limit=limit, cursor=start)
+        return session.call(session.secrets.ListSecrets, request)
+
+    answers = pages(ask, cursor, only_one=limit > 0)
+    found = [item for answer in answers for item in answer.secrets]
     columns: list[Column[pb.SecretMetadata]] = [
         Column("NAME", lambda item: item.name),
         Column("TYPE", lambda item: item.type),
         Column("UPDATED", lambda item: moment(item.updated_at_ms)),
         Column("CREATED", lambda item: moment(item.created_at_ms), wide=True),
     ]
-    show_list(session.flags.output, "secrets", found, columns, next_cursor=answer.next_cursor)
+    show_list(session.flags.output, "secrets", found, columns, next_cursor=answers[-1].next_cursor)
 
 
 @secret.command()
@@ -126,7 +125,3 @@ def _typed(value: str, what: str) -> str:
     stdin = sys.stdin
     typed: str = click.prompt(what, hide_input=True) if stdin.isatty() else stdin.read()
     return typed.rstrip("\r\n")
-
-
-def _refusal(message: str) -> Failure:
-    return Failure(message, reason="InvalidArgument", exit_code=USAGE)

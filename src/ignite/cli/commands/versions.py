@@ -6,13 +6,12 @@ from typing import Any
 import click
 
 from ignite.cli.code import runtime_name
-from ignite.cli.commands.apps import show_app, state_word, tier_word
-from ignite.cli.commands.drafts import status_word
 from ignite.cli.failures import USAGE, Failure
 from ignite.cli.flags import Group, reason_of
 from ignite.cli.output import Column, moment, show_list, show_record
 from ignite.cli.payload import payload_of, payload_options, show_test, write_body
-from ignite.cli.session import app_of, session_of
+from ignite.cli.records import show_app, state_word, status_word, tier_word
+from ignite.cli.session import app_of, pages, session_of
 from ignite.v1 import ignite_compute_pb2 as pb
 
 NUMBER = click.IntRange(min=0, max=2**32 - 1)
@@ -32,16 +31,15 @@ def list_versions(ctx: click.Context, app: str, limit: int, cursor: str) -> None
     """List an app's versions, newest first."""
     session = session_of(ctx)
     organization, name = app_of(session, app)
-    request = pb.ListAppVersionsRequest(
-        organization_name=organization, app_name=name, limit=limit, cursor=cursor
-    )
-    found: list[pb.AppVersionInfo] = []
-    while True:
-        answer = session.call(session.compute.ListAppVersions, request)
-        found += answer.versions
-        if limit or not answer.next_cursor:
-            break
-        request.cursor = answer.next_cursor
+
+    def ask(start: str) -> pb.ListAppVersionsResponse:
+        request = pb.ListAppVersionsRequest(
+            organization_name=organization, app_name=name, limit=limit, cursor=start
+        )
+        return session.call(session.compute.ListAppVersions, request)
+
+    answers = pages(ask, cursor, only_one=limit > 0)
+    found = [item for answer in answers for item in answer.versions]
     columns: list[Column[pb.AppVersionInfo]] = [
         Column("VERSION", lambda item: str(item.version)),
         Column("STATUS", lambda item: status_word(item.status)),
@@ -52,7 +50,7 @@ def list_versions(ctx: click.Context, app: str, limit: int, cursor: str) -> None
         Column("REASON", lambda item: item.error_reason),
         Column("ERROR", lambda item: " ".join(item.error.split())[:120], wide=True),
     ]
-    show_list(session.flags.output, "versions", found, columns, next_cursor=answer.next_cursor)
+    show_list(session.flags.output, "versions", found, columns, next_cursor=answers[-1].next_cursor)
 
 
 @version.command()
