@@ -20,6 +20,8 @@ from ignite.v1.ignite_compute_pb2_grpc import ComputeServiceStub
 
 CALL_SECS = 30.0
 LOOK_SECS = 0.01
+ONE_REPLICA = {"scaledown_period_secs": 1, "scale_threshold": 1000}
+"""No second replica is started for the load, and none is kept for long."""
 
 HANDLER = '''
 import asyncio, os
@@ -72,12 +74,21 @@ class App:
             token=self.server.token,
         )
 
+    def exists(self) -> bool:
+        """Tell whether the server knows it."""
+        try:
+            self.state()
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.NOT_FOUND, error
+            return False
+        return True
+
     def create(self, **scaling: int) -> None:
         """Create it, with a timeout that is longer than any test's request."""
         request = pb.CreateAppRequest(
             organization_name=self.server.org,
             name=self.name,
-            scaling=common.ScalingConfig(**{"scaledown_period_secs": 1, **scaling}),
+            scaling=common.ScalingConfig(**{**ONE_REPLICA, **scaling}),
             limits=common.ResourceLimits(timeout_secs=120),
         )
         self._call(self._stub.CreateApp, request)

@@ -7,6 +7,7 @@ version and replica; that shows answers that were lost, doubled or another reque
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -61,8 +62,9 @@ class Call:
 
     def __str__(self) -> str:
         reason = self.headers.get("x-ignite-error", "")
-        text = self.text[:120].decode(errors="replace")
-        return f"{self.nonce} [{self.order}] {self.status} {reason} {self.error} {text}"
+        text = self.text[-160:].decode(errors="replace")
+        times = f"{self.sent_at:.4f}–{self.done_at:.4f}"
+        return f"{self.nonce} [{self.order}] {times} {self.status} {reason} {self.error} {text}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -137,11 +139,11 @@ class Report:
 class Load:
     """Sends requests until it is stopped; connections are kept and used again."""
 
-    def __init__(self, target: Target, *, rate: float, name: str = "n") -> None:
+    def __init__(self, target: Target, *, rate: float) -> None:
         self.report = Report(target=target)
         self._target = target
         self._rate = rate
-        self._name = name
+        self._name = os.urandom(4).hex()
         self._count = 0
         self._idle: deque[Connection] = deque()
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -162,7 +164,7 @@ class Load:
         """Send one request now; `order` is what the app is told to do with it."""
         self._count += 1
         call = Call(
-            nonce=f"{self._name}{self._count}", order=order, due_at=due_at or time.monotonic()
+            nonce=f"{self._name}-{self._count}", order=order, due_at=due_at or time.monotonic()
         )
         self.report.calls.append(call)
         task = asyncio.ensure_future(self._carry(call))
@@ -252,9 +254,9 @@ async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
 
 
 @asynccontextmanager
-async def loaded(target: Target, *, rate: float, name: str = "n") -> AsyncIterator[Load]:
+async def loaded(target: Target, *, rate: float) -> AsyncIterator[Load]:
     """Send at `rate` while the block runs, then wait for what is still due. Rate 0 sends nothing."""
-    load = Load(target, rate=rate, name=name)
+    load = Load(target, rate=rate)
     arriving = asyncio.ensure_future(load.arrive()) if rate else None
     try:
         yield load

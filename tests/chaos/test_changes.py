@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from tests.chaos.apps import App, do
+from tests.chaos.apps import ONE_REPLICA, App, do
 from tests.chaos.conftest import MakeApp, Show
 from tests.chaos.load import Load, Report, loaded
 from tests.e2e.server import Server
@@ -100,15 +100,10 @@ class TestConfig:
         self, server: Server, make_app: MakeApp, show: Show, rate: float, secs: float
     ) -> None:
         app = await asyncio.to_thread(make_app, server, "reserved", max_replicas=3)
-        async with loaded(app.target, rate=rate / 4) as load:
+        async with loaded(app.target, rate=rate) as load:
             await flow(load, secs / 2)
             for reserved in (3, 1):
-                scaling = {
-                    "max_replicas": 3,
-                    "scale_threshold": 1000,
-                    "reserved_capacity": reserved,
-                    "scaledown_period_secs": 1,
-                }
+                scaling = {**ONE_REPLICA, "max_replicas": 3, "reserved_capacity": reserved}
                 await do(lambda scaling=scaling: app.configure("scaling", scaling=scaling))
                 await do(lambda reserved=reserved: app.ready(reserved))
                 await flow(load, secs / 2)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from tests.chaos.apps import App, wait_for
+from tests.chaos.apps import ONE_REPLICA, App, wait_for
 from tests.chaos.conftest import LONG_SECS, MakeApp, Show
 from tests.chaos.load import loaded
 from tests.chaos.test_changes import check_runs
@@ -54,13 +54,13 @@ class TestToZero:
     async def test_long_request_on_a_replica_that_is_scaled_in_is_finished(
         self, server: Server, make_app: MakeApp, show: Show
     ) -> None:
-        reserved = {"max_replicas": 3, "reserved_capacity": 3, "scale_threshold": 1000}
+        reserved = {"max_replicas": 3, "reserved_capacity": 3}
         app = await asyncio.to_thread(lambda: make_app(server, "surplus", **reserved))
         await asyncio.to_thread(app.ready, 3)
         async with loaded(app.target, rate=0) as load:
             calls = [load.send("secs=6") for _ in range(12)]
             await asyncio.sleep(0.5)
-            scaling = {**reserved, "reserved_capacity": 1, "scaledown_period_secs": 1}
+            scaling = {**ONE_REPLICA, "max_replicas": 3, "reserved_capacity": 1}
             await asyncio.to_thread(lambda: app.configure("scaling", scaling=scaling))
             for call in calls:
                 await load.wait_for(call)

@@ -132,6 +132,7 @@ class Activator:
 
     async def _answer(self, head: Head, exchange: Exchange) -> None:
         try:
+            await self._holding.learned()
             await self._handle(self._request(head, exchange))
         except IgniteError as error:
             _refuse(exchange.writer, head, error)

@@ -1,11 +1,16 @@
 """Who may pass at the activator: the same rules that Envoy holds for warm apps."""
 
-from ignite.domain.errors import PermissionDenied, Unauthenticated
-from ignite.domain.identity import Scope
+import asyncio
+
+from ignite.domain.errors import PermissionDenied, Unauthenticated, Unavailable
+from ignite.domain.identity import Principal, Scope
 from ignite.domain.routes import Route
 from ignite.gateway.heads import Head
 from ignite.gateway.xds import CORS_HEADERS, CORS_MAX_AGE, CORS_METHODS
 from ignite.ports.identity import TokenVerifier
+
+ISSUER_SECS = 5.0
+ISSUER_AGAIN_SECS = 0.2
 
 Answer = list[tuple[str, str]]
 
@@ -25,7 +30,7 @@ class Admission:
         scheme, _, token = request.get("authorization").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated("A valid bearer token is needed.", reason="MissingToken")
-        principal = await self._verifier.verify(token.strip())
+        principal = await self._verified(token.strip())
         if Scope.INVOKE_APP not in principal.scopes:
             raise PermissionDenied("The token lacks the scope InvokeApp.", reason="MissingScope")
         if route.is_public:
@@ -35,6 +40,18 @@ class Admission:
             same = principal.organization.id == route.organization_id
         if not same:
             raise PermissionDenied("The app belongs to another organization.", reason="OtherOrg")
+
+    async def _verified(self, token: str) -> Principal:
+        """Verify; an issuer that is away is waited for, because a restart is over soon."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + ISSUER_SECS
+        while True:
+            try:
+                return await self._verifier.verify(token)
+            except Unavailable:
+                if loop.time() >= ends:
+                    raise
+            await asyncio.sleep(ISSUER_AGAIN_SECS)
 
 
 def is_preflight(request: Head) -> bool:

@@ -1,6 +1,5 @@
 """The gateway role put together: what runs, and in which order it starts."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ignite.gateway import table
@@ -11,8 +10,8 @@ from ignite.gateway.discovery import DiscoveryServer
 from ignite.gateway.envoy import EnvoyProcess, envoy_process
 from ignite.gateway.fixed_routes import transcoded_services
 from ignite.gateway.holding import Holding, HoldingLimits
+from ignite.gateway.lingering import Publisher
 from ignite.gateway.shape import Issuer, Shape
-from ignite.gateway.table import RouteTable
 from ignite.gateway.watcher import ControllersClient, DemandReporter, RouteWatcher
 from ignite.gateway.xds import Compiler
 from ignite.layout import Layout
@@ -71,24 +70,13 @@ def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
     watcher = RouteWatcher(
         client,
         table=known,
-        publish=_publisher(compiler, discovery, holding),
+        publish=Publisher(compiler, discovery, holding).publish,
         save=lambda fresh: table.save(fresh, layout.gateway),
         applied=discovery.applied,
         settle_secs=SETTLE_SECS,
     )
     reporter = DemandReporter(client, book, lambda: holding.table)
     return ((activator,), (discovery,), (watcher, reporter))
-
-
-def _publisher(
-    compiler: Compiler, discovery: DiscoveryServer, holding: Holding
-) -> Callable[[RouteTable], int]:
-    def publish(fresh: RouteTable) -> int:
-        # The activator first: what Envoy is about to send there must be known.
-        holding.swap(fresh)
-        return discovery.publish(compiler.snapshot(fresh))
-
-    return publish
 
 
 def envoy_child(settings: Settings, layout: Layout) -> EnvoyProcess:

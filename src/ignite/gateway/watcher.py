@@ -87,6 +87,8 @@ class ControllersClient:
             answer = await self._stub.Wake(request, timeout=CALL_SECS)
         except grpc.aio.AioRpcError as error:
             raise Unavailable("controllers do not answer", reason=error.code().name) from error
+        except grpc.aio.UsageError as error:
+            raise Unavailable("the wire to controllers is closed", reason="Closed") from error
         return WakeAnswer(
             ok=answer.ok, reason=answer.reason, message=answer.message, key=answer.key
         )
