@@ -18,7 +18,7 @@ from ignite.db.database import Database
 from ignite.domain.scaling import PlatformScaling
 from ignite.internal.v1 import routes_pb2_grpc
 from ignite.layout import Layout
-from ignite.rpc.server import Bind, Service, grpc_component
+from ignite.rpc.server import Bind, ServerOptions, Service, grpc_component
 from ignite.settings import Settings
 
 # A spawner that was restarted is back within a second; gRPC's own pause starts with one and grows.
@@ -64,6 +64,8 @@ def components(settings: Settings, layout: Layout) -> Tiers:
             )
         ],
         auth=None,
+        # Watches never end by themselves, and nothing else takes long here.
+        options=ServerOptions(drain_grace_secs=0.5),
     )
     return [[backend], [autoscaler, deployments], [builds, wire]]
 
