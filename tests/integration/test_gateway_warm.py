@@ -269,7 +269,9 @@ class TestLoad:
             return Answered()
 
         replica = await rig.replica(hold)
-        await rig.controllers.settle(rig.route("many", replica, timeout_secs=60))
+        await rig.controllers.settle(
+            rig.route("many", replica, timeout_secs=60, max_concurrency=2000)
+        )
         number = 1200
 
         async def one() -> int:
