@@ -23,6 +23,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=Options().rounds)
     parser.add_argument("--secs", type=float, default=Options().secs, help="one round of one side")
     parser.add_argument("--apps", type=int, default=Options().apps, help="sleeping apps")
+    parser.add_argument(
+        "--burst", type=int, default=Options().burst, help="apps that start at once"
+    )
     parser.add_argument("--connections", type=int, default=Options().connections)
     parser.add_argument("--generator", choices=("auto", "own"), default="auto")
     given = vars(parser.parse_args())

@@ -7,7 +7,6 @@ group with the same CPU quota, and timed in the same way, from outside, to the f
 
 import socket
 import time
-from collections.abc import Sequence
 
 from benchmarks.bare_python import BarePython, bare_python
 from benchmarks.fqdn import APP, ECHO, warm_up
@@ -20,7 +19,6 @@ from benchmarks.server import BenchServer, bench_server
 
 SAMPLES_A_ROUND = 8
 BURST_REQUESTS = 1000
-BURST_APPS = 100
 TIER = "small"
 MILLICORES = 250
 ANSWER_SECS = 60.0
@@ -36,7 +34,7 @@ def run(options: Options) -> Report:
         server.deploy(APP, ECHO, "--tier", TIER)
         server.register_sleeping(APP, samples, prefix="one")
         server.register_sleeping(APP, 1, prefix="thousand")
-        server.register_sleeping(APP, BURST_APPS, prefix="hundred")
+        server.register_sleeping(APP, options.burst, prefix="burst")
         server.stop()
         server.start()
         warm_up(server)
@@ -46,9 +44,16 @@ def run(options: Options) -> Report:
                 report.notes.append("no CPU control group here: the baseline has no quota")
             _one_by_one(report, server, bare, samples)
             _thousand(report, server)
-            _hundred(report, server)
-        with bare_python(interpreter, 100 * MILLICORES) as bare:
-            _hundred_bare(report, bare)
+            took = _burst(report, server, options.burst)
+        server.stop()
+        # One group that has the quotas of all of them together.
+        with bare_python(interpreter, options.burst * MILLICORES) as bare:
+            report.compare(
+                f"{options.burst} apps from zero to as many bare interpreters",
+                took,
+                max(bare.cold_starts(options.burst)),
+                unit="s",
+            )
     report.notes.append(
         f"tier {TIER}: {MILLICORES} millicores, for both sides; no pool of replicas"
     )
@@ -114,31 +119,28 @@ def _thousand(report: Report, server: BenchServer) -> None:
         report.notes.append(f"cold {dict(cold.detail)}, warm {dict(warm.detail)}")
 
 
-def _hundred(report: Report, server: BenchServer) -> None:
+def _burst(report: Report, server: BenchServer, apps: int) -> float:
+    before = set(server.roles["replica"] + server.roles["sandbox"])
+    meter = Meter({part: server.roles[part] for part in PARTS})
     load = generate(
         Spec(
             target=f"127.0.0.1:{server.http_port}",
-            requests=tuple(server.head(f"hundred-{number}") for number in range(BURST_APPS)),
-            connections=BURST_APPS,
-            total=BURST_APPS,
+            requests=tuple(server.head(f"burst-{number}") for number in range(apps)),
+            connections=apps,
+            total=apps,
             secs=ANSWER_SECS,
         )
     )
-    what = f"{BURST_APPS} apps from zero at once"
+    spent = meter.stop()
+    born = set(server.roles["replica"] + server.roles["sandbox"]) - before
+    what = f"{apps} apps from zero at once"
     report.number(f"{what}: all answered after", load.secs, "s", target="≤ 3")
     report.number(f"{what}: p50", load.latency_us["p50"] / 1e6, "s")
     report.number(f"{what}: errors", load.errors, target="0")
+    for part, used in spent.cpu_us.items():
+        report.number(f"{what}: CPU of {part} each", used / apps / 1e3, "ms")
+    inside = sum(cpu_us(pid) for pid in born)
+    report.number(f"{what}: CPU in the sandbox each", inside / apps / 1e3, "ms")
     if load.errors:
         report.notes.append(f"{what}: {dict(load.detail)}")
-
-
-def _hundred_bare(report: Report, bare: BarePython) -> None:
-    """Time as many bare interpreters at once, which have the quotas of all of them together."""
-    taken: Sequence[float] = bare.cold_starts(BURST_APPS)
-    found = next(n for n in report.numbers if n.what.endswith("all answered after"))
-    report.compare(
-        f"{BURST_APPS} apps from zero to as many bare interpreters",
-        found.value,
-        max(taken),
-        unit="s",
-    )
+    return load.secs

@@ -11,4 +11,5 @@ class Options:
     secs: float = 1.5
     apps: int = 10_000
     connections: int = 32
+    burst: int = 100
     generator: str = "auto"

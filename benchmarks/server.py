@@ -22,6 +22,7 @@ from ignite.v1.ignite_compute_pb2_grpc import ComputeServiceStub
 
 READY_SECS = 120.0
 STOP_SECS = 60.0
+ATTEMPTS = 3
 ADDRESSES = {
     "IGNITE_API_LISTEN_ADDR": "127.0.0.1:0",
     "IGNITE_ADMIN_LISTEN_ADDR": "127.0.0.1:0",
@@ -51,8 +52,24 @@ class BenchServer:
         return {**outside, **ADDRESSES, **DEFAULTS, **data, **self._environment}
 
     def start(self) -> float:
-        """Start it; return the seconds until a client could use it."""
-        began = time.monotonic()
+        """Start it; return the seconds until a client could use it.
+
+        A free port may be taken by somebody else before the server has it: then once more.
+        """
+        for attempt in range(ATTEMPTS):
+            began = time.monotonic()
+            process = self._spawn()
+            while process.poll() is None and time.monotonic() - began < READY_SECS:
+                if self.layout.connection_file.exists():
+                    return time.monotonic() - began
+                time.sleep(0.01)
+            words = self.words()
+            self.stop()
+            if "Failed to bind" not in words or attempt == ATTEMPTS - 1:
+                break
+        raise RuntimeError(f"the server did not start:\n{words}")
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
         with (self.layout.data.parent / "server.out").open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ignite", "serve", "--data-dir", str(self.layout.data)],
@@ -61,11 +78,7 @@ class BenchServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        while not self.layout.connection_file.exists():
-            if self._process.poll() is not None or time.monotonic() - began > READY_SECS:
-                raise RuntimeError(f"the server did not start:\n{self.words()}")
-            time.sleep(0.01)
-        return time.monotonic() - began
+        return self._process
 
     def stop(self) -> None:
         """Stop it and wait."""
