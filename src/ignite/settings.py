@@ -200,6 +200,16 @@ class RuntimeSettings(Group):
     tmp_bytes: PositiveInt = Field(default=256 * 1024 * 1024, description="Size of $HOME and /tmp.")
     first_uid: PositiveInt = Field(default=200_000, description="First of 50,000 uids of replicas.")
     log_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Kept log of a replica.")
+    fork_server: bool = Field(
+        default=True,
+        description="Start Python replicas as forks of a warm interpreter; needs root.",
+    )
+    warm_pool_size: int = Field(
+        default=2,
+        ge=0,
+        le=100,
+        description="Sandboxes of the usual Python kept ready for any app; needs the fork server.",
+    )
     python_prefixes: tuple[Path, ...] = Field(
         default=(),
         description="Folders of further Python installations (each with bin/python3.X), preferred.",

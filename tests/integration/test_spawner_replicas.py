@@ -11,7 +11,15 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.support.spawner import Client, Spawner, call, client, needs_bwrap, needs_root, spawner
+from tests.support.spawner import (
+    Client,
+    Spawner,
+    call,
+    client,
+    needs_bwrap,
+    needs_root,
+)
+from tests.support.spawner import spawner_of_each_way as spawner
 
 from ignite.internal.v1 import replicas_pb2 as pb
 

@@ -229,6 +229,27 @@ def spawner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawner]:
     made.close()
 
 
+# Settings by which every replica of a spawner starts in one way.
+WAYS: Mapping[str, Mapping[str, str]] = {
+    "fork": {"IGNITE__RUNTIME__WARM_POOL_SIZE": "0"},
+    "bwrap": {"IGNITE__RUNTIME__FORK_SERVER": "false"},
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def spawner_of_each_way(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Spawner]:
+    """A spawner for the tests of a module, once for each way of starting a replica."""
+    made = Spawner(tmp_path_factory.mktemp("spawner") / "data", env=WAYS[request.param])
+    made.start()
+    yield made
+    made.close()
+    log = (made.data / "spawner.log").read_text()
+    assert "another way" not in log, log
+    assert ("fork server started" in log) == (request.param != "bwrap")
+
+
 @pytest.fixture
 async def client(spawner: Spawner) -> AsyncIterator[Client]:
     """A client of the module's spawner."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 HOME = "/tmp/ignite"  # noqa: S108 - inside the sandbox, where /tmp is its own
 SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
+READY_VARIABLE = "IGNITE_READY_FD"
 SHARED_MEMORY_BYTES = 64 * 1024 * 1024
 
 _SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -44,6 +45,20 @@ class SandboxSpec:
     cwd: str = "/"
     tmp_bytes: int = 64 * 1024 * 1024
     has_network: bool = False
+    # The write end of a pipe, by which the command may say that it serves.
+    notify: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeSpec(SandboxSpec):
+    """The tree of a fork server: the same as that of what it forks, with places for the rest.
+
+    Its command keeps every capability and is in the pid namespace of the machine: it runs our code
+    alone, and makes from itself what `SandboxSpec` asks for.
+    """
+
+    places: tuple[str, ...] = ()
+    commands: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +82,22 @@ def arguments(spec: SandboxSpec, tools: Tools, *, system: Path = Path("/")) -> l
         *("--perms", "0777" if tools.is_root else "0700", "--dir", HOME),
         *("--ro-bind", str(spec.etc), "/etc", "--ro-bind", str(spec.passwd), "/etc/passwd"),
     ]
-    for folder in _parents(spec.mounts):
+    places = spec.places if isinstance(spec, TreeSpec) else ()
+    for folder in (*_parents(spec.mounts, places), *places):
         made += ["--perms", "0755", "--dir", folder]
     for mount in spec.mounts:
         made += _mount(mount)
     made += ["--remount-ro", "/", "--chdir", spec.cwd, "--clearenv"]
-    for name, value in {**_BASE_ENVIRONMENT, **spec.env}.items():
+    for name, value in environment(spec).items():
         made += ["--setenv", name, value]
+    return made
+
+
+def environment(spec: SandboxSpec) -> dict[str, str]:
+    """Return the variables that the command finds."""
+    made = {**_BASE_ENVIRONMENT, **spec.env}
+    if spec.notify is not None:
+        made[READY_VARIABLE] = str(spec.notify)
     return made
 
 
@@ -82,7 +106,7 @@ _BASE_ENVIRONMENT = {"HOME": HOME, "PATH": SEARCH_PATH, "LANG": "C.UTF-8", "TMPD
 
 def command(spec: SandboxSpec, tools: Tools) -> list[str]:
     """Return what bubblewrap executes: the command, behind the loss of every privilege."""
-    if not tools.is_root:
+    if not tools.is_root or isinstance(spec, TreeSpec):
         return list(spec.command)
     return [
         tools.setpriv,
@@ -98,7 +122,9 @@ def command(spec: SandboxSpec, tools: Tools) -> list[str]:
 
 
 def _namespaces(spec: SandboxSpec, tools: Tools) -> list[str]:
-    made = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    made = ["--unshare-ipc", "--unshare-uts"]
+    if not isinstance(spec, TreeSpec):
+        made += ["--unshare-pid", "--unshare-cgroup-try"]
     if not spec.has_network:
         made.append("--unshare-net")
     if not tools.is_root:
@@ -119,12 +145,10 @@ def _system(root: Path) -> list[str]:
     return made
 
 
-def _parents(mounts: tuple[Mount, ...]) -> list[str]:
+def _parents(mounts: tuple[Mount, ...], places: tuple[str, ...] = ()) -> list[str]:
     """Return the folders that mount points need. Those that bubblewrap makes unasked are 0700."""
-    found = {
-        str(parent) for mount in mounts for parent in Path(mount.target).parents if parent.name
-    }
-    targets = {mount.target for mount in mounts}
+    targets = {*places, *(mount.target for mount in mounts)}
+    found = {str(parent) for target in targets for parent in Path(target).parents if parent.name}
     return sorted(found - targets - {"/usr", "/etc", "/dev", "/proc"})
 
 

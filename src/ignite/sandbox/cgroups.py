@@ -139,6 +139,24 @@ class ControlGroup:
         """The folders a process has to join, each once."""
         return tuple(dict.fromkeys(self._folders.values()))
 
+    def open_entrances(self) -> list[int]:
+        """Open the files by which a process of one thread joins, by writing 0.
+
+        On version 1 that is not the usual file: moving one's only thread takes no lock that all
+        processes of the machine share.
+        """
+        made: list[int] = []
+        try:
+            for folder in self.folders:
+                thread = folder / "tasks"
+                file = thread if thread.exists() else folder / "cgroup.procs"
+                made.append(os.open(file, os.O_WRONLY | os.O_CLOEXEC))
+        except OSError:
+            for descriptor in made:
+                os.close(descriptor)
+            raise
+        return made
+
     def limit_memory(self, limit_bytes: int) -> None:
         """Bound memory, with no swap beyond it where the kernel counts swap."""
         folder = self._folders.get("memory")

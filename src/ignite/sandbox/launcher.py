@@ -15,9 +15,10 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ignite.sandbox import bubblewrap
-from ignite.sandbox.bubblewrap import SandboxSpec, Tools
+from ignite.sandbox.bubblewrap import SandboxSpec, Tools, TreeSpec
 from ignite.sandbox.cgroups import ControlGroup
 from ignite.sandbox.seccomp import filter_program
 
@@ -64,8 +65,49 @@ def kill_if_same(identity: Identity) -> bool:
     return True
 
 
+def terminate_command(first: int) -> bool:
+    """SIGTERM to the command of the sandbox whose first process is `first`; False if there is
+    none."""
+    try:
+        text = Path(f"/proc/{first}/task/{first}/children").read_text()
+    except OSError:
+        return False
+    # Orphans become children of the first process too; the command is the one with pid 2.
+    for pid in text.split():
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("NSpid:") and line.split()[-1] == "2":
+                    os.kill(int(pid), signal.SIGTERM)
+                    return True
+    return False
+
+
+class Running(Protocol):
+    """One running sandbox, however it was made. Owns its descriptors until `close`."""
+
+    identity: Identity
+    stdout: int
+    stderr: int
+
+    async def wait(self) -> int:
+        """Return the command's exit code, negative for the signal that ended it."""
+        ...
+
+    def terminate(self) -> bool:
+        """Ask the command itself to end (SIGTERM); False if it cannot be found."""
+        ...
+
+    def kill(self) -> None:
+        """End everything inside, at once. Blocks until the group is empty, where there is one."""
+        ...
+
+    def close(self) -> None:
+        """Give the descriptors back; the process must have ended."""
+        ...
+
+
 class Sandboxed:
-    """One running sandbox. Owns its descriptors until `close`."""
+    """A sandbox that bubblewrap made."""
 
     def __init__(
         self, process: "subprocess.Popen[bytes]", info: int, group: ControlGroup | None
@@ -105,14 +147,9 @@ class Sandboxed:
         It is the second process of its own pid namespace. The first one, bubblewrap's, ignores
         signals that it has no handler for, and nothing would arrive.
         """
-        command = self._command_pid()
-        if command is None:
-            return False
-        try:
-            os.kill(command, signal.SIGTERM)
-        except ProcessLookupError:
-            return False
-        return True
+        if self._init_pid is None:
+            self._init_pid = self._read_init_pid()
+        return self._init_pid is not None and terminate_command(self._init_pid)
 
     def kill(self) -> None:
         """End everything inside, at once. Blocks until the group is empty, where there is one."""
@@ -130,23 +167,6 @@ class Sandboxed:
         if self._info >= 0:
             os.close(self._info)
             self._info = -1
-
-    def _command_pid(self) -> int | None:
-        if self._init_pid is None:
-            self._init_pid = self._read_init_pid()
-        if self._init_pid is None:
-            return None
-        try:
-            text = Path(f"/proc/{self._init_pid}/task/{self._init_pid}/children").read_text()
-        except OSError:
-            return None
-        # Orphans become children of the first process too; the command is the one with pid 2.
-        for pid in text.split():
-            with contextlib.suppress(OSError):
-                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                    if line.startswith("NSpid:") and line.split()[-1] == "2":
-                        return int(pid)
-        return None
 
     def _read_init_pid(self) -> int | None:
         if self._info < 0:
@@ -168,7 +188,7 @@ class Launcher:
 
     def __init__(self, tools: Tools, *, has_seccomp: bool = True) -> None:
         self._tools = tools
-        self._filter = filter_program() if has_seccomp else b""
+        self.filter = filter_program() if has_seccomp else b""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawn")
 
     async def start(self, spec: SandboxSpec, group: ControlGroup | None) -> Sandboxed:
@@ -193,14 +213,17 @@ class Launcher:
             ours.callback(os.close, info_end)
             arguments = ["--info-fd", str(info_end)]
             inherited.append(info_end)
-            if self._filter:
-                program = _in_memory("seccomp", self._filter)
+            inherited += [] if spec.notify is None else [spec.notify]
+            if isinstance(spec, TreeSpec):
+                inherited.append(spec.commands)
+            elif self.filter:
+                program = in_memory("seccomp", self.filter)
                 ours.callback(os.close, program)
                 arguments += ["--seccomp", str(program)]
                 inherited.append(program)
             arguments += bubblewrap.arguments(spec, self._tools)
             text = "".join(f"{argument}\0" for argument in arguments).encode()
-            given = _in_memory("arguments", text)
+            given = in_memory("arguments", text)
             ours.callback(os.close, given)
             inherited.append(given)
             folders = [str(folder) for folder in group.folders] if group else []
@@ -225,7 +248,8 @@ class Launcher:
         return Sandboxed(process, info, group)
 
 
-def _in_memory(name: str, content: bytes) -> int:
+def in_memory(name: str, content: bytes) -> int:
+    """Return a descriptor to read `content` from; it lies in no file."""
     descriptor = os.memfd_create(name)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)

@@ -13,6 +13,27 @@ _LONGEST_PAUSE_SECS = 0.02
 _ANSWER_SECS = 5.0
 
 
+async def wait_until_ready(told: int, path: str, health_path: str) -> None:
+    """Return when the replica says by the pipe `told` that it serves, or answers 2xx.
+
+    Our own runtimes say it, which costs no question. Where the pipe is closed without a word (an
+    app may close what it did not open) they are asked as any other.
+    """
+    if not await _is_told(told):
+        await wait_until_healthy(path, health_path)
+
+
+async def _is_told(told: int) -> bool:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(told, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(told)
+    return bool(os.read(told, 1))
+
+
 async def wait_until_healthy(path: str, health_path: str) -> None:
     """Return when the replica answers 2xx. Asks for ever: the caller sets the bound."""
     await _until(lambda: is_healthy(path, health_path))

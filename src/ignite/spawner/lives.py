@@ -1,24 +1,28 @@
 """One replica's life, from the sandbox that is made for it to the word for how it ended."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from ignite.sandbox.bubblewrap import HOME, SandboxSpec
 from ignite.sandbox.cgroups import ControlGroup
 from ignite.sandbox.etc import write_passwd
-from ignite.sandbox.launcher import Launcher, Sandboxed
-from ignite.sandbox.uids import UidPool
+from ignite.sandbox.launcher import Running
 from ignite.settings import RuntimeSettings
 from ignite.spawner.folders import Folders
-from ignite.spawner.health import wait_until_healthy
+from ignite.spawner.health import wait_until_ready
 from ignite.spawner.host import Host
 from ignite.spawner.launch import replica_sandbox
 from ignite.spawner.logs import SYSTEM, LogLine, LogPump, ReplicaLog
 from ignite.spawner.record import MAX_MESSAGE_BYTES, End, Evidence, ReplicaRecord, judge
 from ignite.spawner.specs import ReplicaStatus, allowed_env
+from ignite.spawner.starts import Place, Starts
+
+logger = logging.getLogger(__name__)
 
 # From the start to ready a replica may use a whole core, however small its tier is.
 _BOOST_MILLICORES = 1000
@@ -33,64 +37,72 @@ class Lives:
         *,
         settings: RuntimeSettings,
         host: Host,
-        launcher: Launcher,
-        uids: UidPool,
+        starts: Starts,
         folders: Folders,
         tell: Callable[[ReplicaStatus], None],
         clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
         self._host = host
-        self._launcher = launcher
-        self._uids = uids
+        self._starts = starts
         self._folders = folders
         self._tell = tell
         self._clock = clock
 
     async def live(self, record: ReplicaRecord, artifact: int) -> End:
         """Start, supervise and end it; nothing of it runs any more when this returns."""
-        uid = self._uids.take() if self._host.tools.is_root else os.geteuid()
-        group: ControlGroup | None = None
+        place = await self._starts.place(record.spec.id)
+        # It says by this pipe that it serves.
+        told, notify = os.pipe2(os.O_CLOEXEC)
         try:
-            group = await asyncio.to_thread(self._host.groups.create, record.spec.id)
-            sockets = await asyncio.to_thread(self._folders.make, record.folders, uid)
+            running = await self._start(record, place, artifact=artifact, notify=notify)
+            try:
+                return await self._follow(record, running, place.group, told)
+            finally:
+                await asyncio.to_thread(running.kill)
+                running.close()
+        finally:
+            os.close(told)
+            await self._starts.leave(place)
+
+    async def _start(
+        self, record: ReplicaRecord, place: Place, *, artifact: int, notify: int
+    ) -> Running:
+        try:
+            sockets = await asyncio.to_thread(self._folders.make, record.folders, place.uid)
             try:
                 sandbox = await asyncio.to_thread(
-                    self._prepare, record, uid, group, artifact=artifact, sockets=sockets
+                    self._prepare, record, place, artifact=artifact, sockets=sockets, notify=notify
                 )
-                sandboxed = await self._launcher.start(sandbox, group)
+                running, record.way = await self._starts.start(record.spec, sandbox, place)
             finally:
                 os.close(sockets)
-            try:
-                return await self._follow(record, sandboxed, group)
-            finally:
-                await asyncio.to_thread(sandboxed.kill)
-                sandboxed.close()
         finally:
-            # The uid is given back when nothing can run under it any more.
-            if group is None or await asyncio.to_thread(group.remove):
-                self._uids.give_back(uid)
+            os.close(notify)
+        record.spawned_at = asyncio.get_running_loop().time()
+        return running
 
     def _prepare(
-        self, record: ReplicaRecord, uid: int, group: ControlGroup, *, artifact: int, sockets: int
+        self, record: ReplicaRecord, place: Place, *, artifact: int, sockets: int, notify: int
     ) -> SandboxSpec:
-        spec, folders = record.spec, record.folders
+        spec, folders, group = record.spec, record.folders, place.group
         record.log = ReplicaLog(folders.state, most_bytes=self._settings.log_bytes)
         group.limit_memory(spec.memory_mb * 1024 * 1024)
         group.limit_pids(spec.pids_max)
         group.limit_cpu(max(spec.cpu_millicores, _BOOST_MILLICORES))
-        return replica_sandbox(
+        sandbox = replica_sandbox(
             spec,
             self._host,
             self._settings,
-            uid=uid,
+            uid=place.uid,
             artifact=artifact,
             socket_folder=sockets,
-            passwd=write_passwd(folders.state / "passwd", uid, home=HOME),
+            passwd=write_passwd(folders.state / "passwd", place.uid, home=HOME),
         )
+        return replace(sandbox, notify=notify)
 
     async def _follow(
-        self, record: ReplicaRecord, sandboxed: Sandboxed, group: ControlGroup
+        self, record: ReplicaRecord, sandboxed: Running, group: ControlGroup, told: int
     ) -> End:
         assert record.log is not None
         log = record.log
@@ -101,7 +113,7 @@ class Lives:
         pump.start()
         async with asyncio.TaskGroup() as tasks:
             ended = tasks.create_task(sandboxed.wait())
-            timed_out = await self._start_up(record, ended, tasks, group)
+            timed_out = await self._start_up(record, ended, tasks, group, told)
             if not ended.done() and not timed_out:
                 await self._until_stop(record, ended, tasks)
             if not ended.done():
@@ -128,11 +140,12 @@ class Lives:
         ended: "asyncio.Task[int]",
         tasks: asyncio.TaskGroup,
         group: ControlGroup,
+        told: int,
     ) -> float:
         """Wait for ready; return the bound that was passed, or 0."""
         bound = self._settings.start_timeout_secs
         healthy = tasks.create_task(
-            wait_until_healthy(str(record.folders.socket), record.spec.health_path)
+            wait_until_ready(told, str(record.folders.socket), record.spec.health_path)
         )
         stopped = tasks.create_task(record.stop_wanted.wait())
         await _first((ended, healthy, stopped), bound)
@@ -146,6 +159,7 @@ class Lives:
         group.limit_cpu(record.spec.cpu_millicores)
         record.ready(self._clock())
         self._tell(record.status)
+        self._log_start(record)
         return 0.0
 
     async def _until_stop(
@@ -158,7 +172,7 @@ class Lives:
     async def _end(
         self,
         record: ReplicaRecord,
-        sandboxed: Sandboxed,
+        sandboxed: Running,
         ended: "asyncio.Task[int]",
         *,
         is_killed: bool,
@@ -170,6 +184,18 @@ class Lives:
             await _first((ended,), record.grace_secs)
         if not ended.done():
             await asyncio.to_thread(sandboxed.kill)
+
+    def _log_start(self, record: ReplicaRecord) -> None:
+        now = asyncio.get_running_loop().time()
+        logger.info(
+            "replica started",
+            extra={
+                "replica": record.spec.id,
+                "way": record.way,
+                "spawn_ms": round((record.spawned_at - record.began_at) * 1000, 1),
+                "ready_ms": round((now - record.began_at) * 1000, 1),
+            },
+        )
 
     def _note_ignored_env(self, record: ReplicaRecord, log: ReplicaLog) -> None:
         ignored = sorted(set(record.spec.env) - set(allowed_env(record.spec.env)))

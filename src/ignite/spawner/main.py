@@ -13,9 +13,11 @@ from ignite.sandbox.uids import BUILD_UIDS, REPLICA_UIDS, UidPool
 from ignite.settings import Settings
 from ignite.spawner.build_folders import BuildFolders
 from ignite.spawner.builds import Builds
+from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host, Owner, prepare_host
 from ignite.spawner.replicas import Replicas
 from ignite.spawner.servicer import SERVICE_NAME, ReplicaServicer
+from ignite.spawner.starts import Starts
 
 
 def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Component]]:
@@ -26,12 +28,16 @@ def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Componen
     launcher = Launcher(host.tools, has_seccomp=host.report.has_seccomp)
     first = settings.runtime.first_uid
     is_root = host.tools.is_root
-    replicas = Replicas(
+    forks = ForkServers(settings=settings.runtime, host=host, launcher=launcher)
+    starts = Starts(
         settings=settings.runtime,
-        layout=layout,
         host=host,
         launcher=launcher,
         uids=UidPool(first=first, size=REPLICA_UIDS),
+        forks=forks,
+    )
+    replicas = Replicas(
+        settings=settings.runtime, layout=layout, host=host, starts=starts, forks=forks
     )
     builds = Builds(
         settings=settings.build,

@@ -25,7 +25,10 @@ class ReplicaRecord:
     log: ReplicaLog | None = None
     stop_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     grace_secs: float = 0.0
+    began_at: float = 0.0
+    spawned_at: float = 0.0
     ended_at: float = 0.0
+    way: str = ""
 
     @property
     def was_ready(self) -> bool:

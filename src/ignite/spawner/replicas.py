@@ -19,16 +19,16 @@ from ignite.domain.errors import (
 )
 from ignite.domain.workloads import Endpoint, ReplicaState
 from ignite.layout import Layout
-from ignite.sandbox.launcher import Launcher
 from ignite.sandbox.paths import open_folder
-from ignite.sandbox.uids import UidPool
 from ignite.settings import RuntimeSettings
 from ignite.spawner.folders import MAX_SOCKET_PATH, Folders
+from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host
 from ignite.spawner.lives import Lives
 from ignite.spawner.logs import LogLine, LogQueue, read_history
 from ignite.spawner.record import End, ReplicaRecord
 from ignite.spawner.specs import ReplicaSpec, ReplicaStatus, check_id, check_replica
+from ignite.spawner.starts import Starts
 from ignite.spawner.watchers import Watchers
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,14 @@ class Replicas:
         settings: RuntimeSettings,
         layout: Layout,
         host: Host,
-        launcher: Launcher,
-        uids: UidPool,
+        starts: Starts,
+        forks: ForkServers,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
         self._layout = layout
         self._host = host
+        self._forks = forks
         self._clock = clock
         self._folders = Folders(layout, host.owner, is_root=host.tools.is_root)
         self._records: dict[str, ReplicaRecord] = {}
@@ -64,8 +65,7 @@ class Replicas:
         self._lives = Lives(
             settings=settings,
             host=host,
-            launcher=launcher,
-            uids=uids,
+            starts=starts,
             folders=self._folders,
             tell=self._watchers.tell,
             clock=clock,
@@ -80,6 +80,7 @@ class Replicas:
             if swept:
                 logger.info("leftovers removed", extra={"count": swept})
             async with asyncio.TaskGroup() as tasks:
+                await self._forks.open(tasks)
                 self._tasks = tasks
                 ready()
                 try:
@@ -87,6 +88,8 @@ class Replicas:
                 finally:
                     self._tasks = None
                     await self._stop_all()
+                    # Last: what it forked ends with it.
+                    await self._forks.close()
         finally:
             self._folders.close()
             self._host.groups.close()
@@ -120,7 +123,8 @@ class Replicas:
             pid=0,
             started_at=self._clock(),
         )
-        record = ReplicaRecord(spec=spec, status=status, folders=folders)
+        began_at = asyncio.get_running_loop().time()
+        record = ReplicaRecord(spec=spec, status=status, folders=folders, began_at=began_at)
         self._records[spec.id] = record
         self._watchers.tell(status)
         self._tasks.create_task(self._supervise(record, artifact), name=f"replica {spec.id}")

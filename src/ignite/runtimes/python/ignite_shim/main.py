@@ -26,6 +26,7 @@ from .replica import Replica
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 logger = logging.getLogger("ignite")
@@ -42,6 +43,7 @@ TASKS_SECS = 1.0
 def main() -> NoReturn:
     """Run the replica until it has drained."""
     config = Config(os.environ)  # noqa: TID251 - a process of its own, not the server's
+    tell_ready = _telling(os.environ.pop("IGNITE_READY_FD", ""))  # noqa: TID251 - see above
     _settle()
     # Before the import: on old interpreters a module-level lock binds the loop that is current.
     loop = asyncio.new_event_loop()
@@ -54,7 +56,7 @@ def main() -> NoReturn:
     gc.freeze()
     gc.enable()
     replica = Replica(config, loop, contextvars.copy_context(), handler, _awaits(handler))
-    code = loop.run_until_complete(_serve(replica))
+    code = loop.run_until_complete(_serve(replica, tell_ready))
     atexit._run_exitfuncs()  # noqa: SLF001 - what an ordinary exit runs, without its joins
     _leave(code)
 
@@ -65,6 +67,25 @@ def _settle() -> None:
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
     sys.dont_write_bytecode = True
+
+
+def _telling(descriptor: str) -> Callable[[], None]:
+    """Return what tells the spawner that the replica serves, by a pipe of its."""
+    if not descriptor:
+        return lambda: None
+    number = int(descriptor)
+    os.set_inheritable(number, False)
+    about = os.fstat(number)
+
+    def tell() -> None:
+        # The app may have closed it, and then the number may be another file's. We are asked then.
+        with contextlib.suppress(OSError):
+            now = os.fstat(number)
+            if (now.st_dev, now.st_ino) == (about.st_dev, about.st_ino):
+                os.write(number, b"1")
+                os.close(number)
+
+    return tell
 
 
 def _import_handler(app_dir: str) -> Any:
@@ -112,7 +133,7 @@ def _awaits(handler: Any) -> bool:
     return False
 
 
-async def _serve(replica: Replica) -> int:
+async def _serve(replica: Replica, tell_ready: Callable[[], None]) -> int:
     loop = replica.loop
     path = replica.config.socket
     # Bound beside its name and moved there: whoever sees the socket can connect to it.
@@ -122,6 +143,7 @@ async def _serve(replica: Replica) -> int:
     os.replace(early, path)
     loop.add_signal_handler(signal.SIGTERM, replica.drain)
     loop.add_signal_handler(signal.SIGINT, replica.drain)
+    tell_ready()
     while True:
         code = await replica.ended
         # What reached the socket at the last moment is still served.

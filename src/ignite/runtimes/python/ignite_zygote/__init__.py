@@ -1,0 +1,1 @@
+"""Forks replicas out of one warm interpreter; the standard library alone."""
