@@ -8,6 +8,8 @@ import pytest
 import pytest_asyncio
 from tests.support.envoy import Answered, Rig, Seen, exchange, needs_envoy, running_rig
 
+from ignite.domain.workloads import Endpoint
+
 pytestmark = [needs_envoy, pytest.mark.asyncio(loop_scope="module")]
 
 
@@ -383,6 +385,20 @@ class TestChange:
             stop.set()
         assert len(statuses) > 100
         assert set(statuses) == {200}
+
+    async def test_a_route_that_envoy_refuses_holds_up_no_other(self, rig: Rig) -> None:
+        bad, good = await rig.replica(), await rig.replica()
+        bad.endpoint = Endpoint(unix_path="/" + "x" * 200)
+        await rig.controllers.put(rig.route("refused", bad), rig.route("fine", good))
+        revision = await rig.controllers.put(rig.route("fine2", good))
+        await rig.controllers.wait_acknowledged(revision)
+        for name in ("fine", "fine2"):
+            got = await rig.get(rig.host(name))
+            assert got.status == 200
+            assert got.header("x-ignite-cold-start") is None
+        _, dump = await rig.admin.get("/config_dump")
+        assert b"public/acme:fine2" in dump
+        await rig.controllers.wait_acknowledged(await rig.controllers.drop("acme/refused@1#aaaa"))
 
     async def test_one_change_costs_no_other_app_anything(self, rig: Rig) -> None:
         steady, other = await rig.replica(), await rig.replica()
