@@ -1,5 +1,6 @@
 """The gateway role put together: what runs, and in which order it starts."""
 
+import resource
 from dataclasses import dataclass
 
 from ignite.gateway import table
@@ -38,6 +39,7 @@ class Inputs:
 
 def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
     """Return the tiers of the gateway role."""
+    _allow_files()
     settings, layout = inputs.settings, inputs.layout
     known = table.load(layout.gateway)
     compiler = Compiler(shape_of(inputs))
@@ -77,6 +79,12 @@ def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
     )
     reporter = DemandReporter(client, book, lambda: holding.table)
     return ((activator,), (discovery,), (watcher, reporter))
+
+
+def _allow_files() -> None:
+    """Take as many files as the system gives: a held request is a connection, a relayed one two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def envoy_child(settings: Settings, layout: Layout) -> EnvoyProcess:
