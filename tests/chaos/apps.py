@@ -95,6 +95,10 @@ class App:
 
     def publish(self, version: str) -> float:
         """Publish code that says it is `version`; return when it was seen to be active."""
+        return self._activated(self.begin_publish(version))
+
+    def begin_publish(self, version: str) -> int:
+        """Publish; return the number as soon as that is accepted."""
         source = common.CompileSource(
             runtime=common.Runtime(python=common.PythonRuntime()), archive=archive(version)
         )
@@ -103,8 +107,7 @@ class App:
         self._call(self._stub.CompileDraft, pb.CompileDraftRequest(**self._names))
         wait_for(lambda: self._draft().status != common.VERSION_STATUS_COMPILING)
         assert self._draft().status == common.VERSION_STATUS_DRAFT, self._draft()
-        number = self._call(self._stub.PublishDraft, pb.PublishDraftRequest(**self._names)).version
-        return self._activated(number)
+        return self._call(self._stub.PublishDraft, pb.PublishDraftRequest(**self._names)).version
 
     def rollback(self, number: int) -> float:
         """Go back to a version; return when it was seen to be active."""

@@ -30,7 +30,7 @@ class TestReplica:
             await flow(load, secs)
         show(load.report)
         load.report.check(may_fail=[crash, *under_way(load.report, crash.sent_at, crash.done_at)])
-        assert crash.status == 502
+        assert crash.status == 503
         check_runs(app, load.report)
         assert len(load.report.replicas) == 2
 
