@@ -27,6 +27,8 @@ def _env(*names: str) -> dict[str, Any]:
     return {"env": list(names)}
 
 
+_NESTED = "IGNITE__"
+
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -328,7 +330,12 @@ class Settings(Group):
         """
         environ = os.environ if environ is None else environ
         tree: dict[str, dict[str, object]] = {}
-        for variable, (group, field) in variables().items():
+        known = variables()
+        for variable in environ:
+            # A misspelt name would leave a default in force that somebody meant to change.
+            if variable.startswith(_NESTED) and variable not in known:
+                raise SettingsError(f"{variable}: there is no such setting")
+        for variable, (group, field) in known.items():
             if variable in environ:
                 tree.setdefault(group, {})[field] = _value(group, field, environ[variable])
         for group, fields in (overrides or {}).items():

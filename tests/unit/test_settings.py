@@ -28,6 +28,15 @@ def test_a_value_out_of_bounds_names_its_variable() -> None:
         Settings.load({"IGNITE__SCALING__REPLICA_CAP": "0"})
 
 
+def test_a_misspelt_variable_is_named() -> None:
+    with pytest.raises(SettingsError, match="IGNITE__SERVER__TLS_CERTFILE: there is no such"):
+        Settings.load({"IGNITE__SERVER__TLS_CERTFILE": "/a"})
+
+
+def test_variables_of_others_are_none_of_ours() -> None:
+    assert Settings.load({"IGNITE_TOKEN": "a", "PATH": "/bin"}) == Settings()
+
+
 def test_a_child_reads_the_same_tree() -> None:
     settings = Settings.load(
         {

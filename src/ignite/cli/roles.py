@@ -27,6 +27,18 @@ def _settings(overrides: dict[str, dict[str, object]] | None = None) -> Settings
         raise Failure(str(error)) from error
 
 
+def _part(name: str) -> Any:
+    """Import a module of the server; what it is made of may not be installed."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "ignite":
+            raise
+        raise Failure(
+            f"a part of the server is not installed ({error.name}): pip install 'ignite[server]'"
+        ) from error
+
+
 def _overrides(
     data_dir: Path | None, insecure_plaintext: bool, require_isolation: bool
 ) -> dict[str, dict[str, object]]:
@@ -52,8 +64,8 @@ def serve(data_dir: Path | None, insecure_plaintext: bool, require_isolation: bo
     """Run the whole server on this machine."""
     settings = _settings(_overrides(data_dir, insecure_plaintext, require_isolation))
     _configure_logs(settings, "supervisor")
-    module: Any = import_module("ignite.bootstrap.serve")
-    failures: Any = import_module("ignite.bootstrap.failures")
+    module: Any = _part("ignite.bootstrap.serve")
+    failures: Any = _part("ignite.bootstrap.failures")
     try:
         module.run_server(settings, click.echo)
     except failures.FOR_THE_OPERATOR as error:
@@ -64,8 +76,11 @@ def _role(name: str, about: str) -> None:
     @roles.command(name=name, help=about)
     def run() -> None:
         settings = _settings()
-        bootstrap: Any = import_module("ignite.bootstrap.run")
-        bootstrap.run_role(name, settings)
+        bootstrap: Any = _part("ignite.bootstrap.run")
+        try:
+            bootstrap.run_role(name, settings)
+        except SettingsError as error:
+            raise Failure(str(error)) from error
 
 
 _role("api", "Serve the public gRPC services, AdminService and the HTTP edge.")
@@ -79,7 +94,7 @@ def migrate() -> None:
     """Bring the database's schema to this release."""
     settings = _settings()
     _configure_logs(settings, "migrate")
-    bootstrap: Any = import_module("ignite.bootstrap.migrate")
+    bootstrap: Any = _part("ignite.bootstrap.migrate")
     try:
         bootstrap.run_migrations(settings)
     except SettingsError as error:
@@ -91,11 +106,11 @@ def migrate() -> None:
 def doctor(data_dir: Path | None) -> None:
     """Check every part of this machine and say how to fix what is wrong."""
     settings = _settings(_overrides(data_dir, False, False))
-    module: Any = import_module("ignite.bootstrap.doctor")
+    module: Any = _part("ignite.bootstrap.doctor")
     if not module.run_doctor(settings, click.echo):
         sys.exit(1)
 
 
 def _configure_logs(settings: Settings, role: str) -> None:
-    logs: Any = import_module("ignite.telemetry.logs")
+    logs: Any = _part("ignite.telemetry.logs")
     logs.configure(settings.log.level, role)

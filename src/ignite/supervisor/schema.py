@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from ignite.children import run_once
-from ignite.db.schema import is_current
+from ignite.db.schema import DatabaseAway, is_current
 from ignite.layout import Layout
 from ignite.settings import Settings
 from ignite.supervisor.datadir import DataDirError
@@ -28,7 +28,7 @@ class Schema:
     async def run(self, ready: Callable[[], None]) -> None:
         """Migrate if needed; raises DataDirError when the database cannot be brought up."""
         assert self._settings.database.url is not None
-        if not await is_current(self._settings.database.url.get_secret_value()):
+        if not await self._is_current(self._settings.database.url.get_secret_value()):
             spec = role_child("migrate", self._settings, self._layout, None)
             code, output = await run_once(spec, timeout_secs=_TIMEOUT_SECS)
             if code != 0:
@@ -36,3 +36,9 @@ class Schema:
                 raise DataDirError(f"the database cannot be migrated: {lines[-1]}")
         ready()
         await asyncio.Event().wait()
+
+    async def _is_current(self, url: str) -> bool:
+        try:
+            return await is_current(url)
+        except DatabaseAway as error:
+            raise DataDirError(f"the database does not answer: {error}") from None
