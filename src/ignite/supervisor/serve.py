@@ -1,6 +1,7 @@
 """`ignite serve`: checks the ground before anything starts, and says how to reach the server."""
 
 import logging
+import resource
 import shutil
 import sys
 import time
@@ -52,6 +53,9 @@ def serve(
         update={"server": settings.server.model_copy(update={"data_dir": data})}
     )
     layout = Layout(data)
+    # Children inherit it; Envoy holds two descriptors for every connection.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with locked(layout):
         check_format(layout)
         addresses = resolve(settings.server)
