@@ -231,6 +231,7 @@ def spawner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawner]:
 
 # Settings by which every replica of a spawner starts in one way.
 WAYS: Mapping[str, Mapping[str, str]] = {
+    "pool": {},
     "fork": {"IGNITE__RUNTIME__WARM_POOL_SIZE": "0"},
     "bwrap": {"IGNITE__RUNTIME__FORK_SERVER": "false"},
 }

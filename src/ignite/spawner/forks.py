@@ -66,9 +66,14 @@ class ForkServers:
         self._alive.clear()
         self._servers.clear()
 
+    @property
+    def is_possible(self) -> bool:
+        """Tell whether this machine is set up for it."""
+        return self._settings.fork_server and self._host.tools.is_root
+
     def can_fork(self, interpreter: Interpreter) -> bool:
         """Tell whether it is worth asking."""
-        if not self._settings.fork_server or not self._host.tools.is_root or self._tasks is None:
+        if not self.is_possible or self._tasks is None:
             return False
         failed_at = self._failed_at.get(interpreter.minor)
         return failed_at is None or self._now() - failed_at > RETRY_SECS

@@ -18,6 +18,7 @@ from ignite.spawner.health import wait_until_ready
 from ignite.spawner.host import Host
 from ignite.spawner.launch import replica_sandbox
 from ignite.spawner.logs import SYSTEM, LogLine, LogPump, ReplicaLog
+from ignite.spawner.pools import WarmPools
 from ignite.spawner.record import MAX_MESSAGE_BYTES, End, Evidence, ReplicaRecord, judge
 from ignite.spawner.specs import ReplicaStatus, allowed_env
 from ignite.spawner.starts import Place, Starts
@@ -38,6 +39,7 @@ class Lives:
         settings: RuntimeSettings,
         host: Host,
         starts: Starts,
+        pools: WarmPools,
         folders: Folders,
         tell: Callable[[ReplicaStatus], None],
         clock: Callable[[], datetime],
@@ -45,17 +47,19 @@ class Lives:
         self._settings = settings
         self._host = host
         self._starts = starts
+        self._pools = pools
         self._folders = folders
         self._tell = tell
         self._clock = clock
 
     async def live(self, record: ReplicaRecord, artifact: int) -> End:
         """Start, supervise and end it; nothing of it runs any more when this returns."""
-        place = await self._starts.place(record.spec.id)
+        place = await self._place(record)
         # It says by this pipe that it serves.
         told, notify = os.pipe2(os.O_CLOEXEC)
         try:
-            running = await self._start(record, place, artifact=artifact, notify=notify)
+            with self._pools.starting():
+                running = await self._start(record, place, artifact=artifact, notify=notify)
             try:
                 return await self._follow(record, running, place.group, told)
             finally:
@@ -64,6 +68,10 @@ class Lives:
         finally:
             os.close(told)
             await self._starts.leave(place)
+
+    async def _place(self, record: ReplicaRecord) -> Place:
+        waiting = self._pools.take(self._host.interpreter(record.spec.runtime))
+        return waiting or await self._starts.place(record.spec.id)
 
     async def _start(
         self, record: ReplicaRecord, place: Place, *, artifact: int, notify: int
@@ -113,7 +121,8 @@ class Lives:
         pump.start()
         async with asyncio.TaskGroup() as tasks:
             ended = tasks.create_task(sandboxed.wait())
-            timed_out = await self._start_up(record, ended, tasks, group, told)
+            with self._pools.starting():
+                timed_out = await self._start_up(record, ended, tasks, group, told)
             if not ended.done() and not timed_out:
                 await self._until_stop(record, ended, tasks)
             if not ended.done():

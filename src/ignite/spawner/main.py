@@ -15,6 +15,7 @@ from ignite.spawner.build_folders import BuildFolders
 from ignite.spawner.builds import Builds
 from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host, Owner, prepare_host
+from ignite.spawner.pools import WarmPools
 from ignite.spawner.replicas import Replicas
 from ignite.spawner.servicer import SERVICE_NAME, ReplicaServicer
 from ignite.spawner.starts import Starts
@@ -36,8 +37,16 @@ def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Componen
         uids=UidPool(first=first, size=REPLICA_UIDS),
         forks=forks,
     )
+    pools = WarmPools(
+        settings=settings.runtime, host=host, starts=starts, forks=forks, folder=layout.replicas
+    )
     replicas = Replicas(
-        settings=settings.runtime, layout=layout, host=host, starts=starts, forks=forks
+        settings=settings.runtime,
+        layout=layout,
+        host=host,
+        starts=starts,
+        forks=forks,
+        pools=pools,
     )
     builds = Builds(
         settings=settings.build,

@@ -26,6 +26,7 @@ from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host
 from ignite.spawner.lives import Lives
 from ignite.spawner.logs import LogLine, LogQueue, read_history
+from ignite.spawner.pools import WarmPools
 from ignite.spawner.record import End, ReplicaRecord
 from ignite.spawner.specs import ReplicaSpec, ReplicaStatus, check_id, check_replica
 from ignite.spawner.starts import Starts
@@ -52,12 +53,14 @@ class Replicas:
         host: Host,
         starts: Starts,
         forks: ForkServers,
+        pools: WarmPools,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
         self._layout = layout
         self._host = host
         self._forks = forks
+        self._pools = pools
         self._clock = clock
         self._folders = Folders(layout, host.owner, is_root=host.tools.is_root)
         self._records: dict[str, ReplicaRecord] = {}
@@ -66,6 +69,7 @@ class Replicas:
             settings=settings,
             host=host,
             starts=starts,
+            pools=pools,
             folders=self._folders,
             tell=self._watchers.tell,
             clock=clock,
@@ -81,6 +85,7 @@ class Replicas:
                 logger.info("leftovers removed", extra={"count": swept})
             async with asyncio.TaskGroup() as tasks:
                 await self._forks.open(tasks)
+                self._pools.open(tasks)
                 self._tasks = tasks
                 ready()
                 try:
@@ -88,7 +93,8 @@ class Replicas:
                 finally:
                     self._tasks = None
                     await self._stop_all()
-                    # Last: what it forked ends with it.
+                    await self._pools.close()
+                    # Last: what they forked ends with them.
                     await self._forks.close()
         finally:
             self._folders.close()

@@ -69,7 +69,7 @@ class Starts:
     async def leave(self, place: Place) -> None:
         """Give a place back; what runs in it is killed."""
         if place.forked is not None:
-            place.forked.kill()
+            await asyncio.to_thread(place.forked.kill)
             place.forked.close()
         # The uid is given back when nothing can run under it any more.
         if await asyncio.to_thread(place.group.remove):
@@ -87,7 +87,6 @@ class Starts:
             forked = await self.fork(interpreter, place)
             if forked is not None and await self._specialise(forked, sandbox, FORK):
                 return forked, FORK
-            self._forks.note_failure(interpreter)
         return await self._launcher.start(sandbox, place.group), BWRAP
 
     async def fork(self, interpreter: Interpreter, place: Place) -> Forked | None:
@@ -103,7 +102,8 @@ class Starts:
                 ),
             )
         except ForkFailed as error:
-            self._note(FORK, error)
+            self._forks.note_failure(interpreter)
+            self.note(error, FORK)
             return None
 
     async def _specialise(self, forked: Forked, sandbox: SandboxSpec, way: str) -> bool:
@@ -112,14 +112,15 @@ class Starts:
             await forked.specialise(sandbox, SANDBOX_SECS)
             is_started = True
         except ForkFailed as error:
-            self._note(way, error)
+            self.note(error, way)
         finally:
             if not is_started:
                 await asyncio.to_thread(forked.kill)
                 forked.close()
         return is_started
 
-    def _note(self, way: str, error: ForkFailed) -> None:
+    def note(self, error: ForkFailed, way: str) -> None:
+        """Count and log a way that did not work."""
         self.failures[way] += 1
         logger.warning(
             "sandbox not made, another way is tried", extra={"way": way, "why": str(error)}
