@@ -23,7 +23,7 @@ LOOK_SECS = 0.01
 ONE_REPLICA = {"scaledown_period_secs": 1, "scale_threshold": 1000}
 """No second replica is started for the load, and none is kept for long."""
 
-HANDLER = '''
+HANDLER = """
 import asyncio, os
 
 REPLICA = os.urandom(6).hex()
@@ -47,7 +47,7 @@ async def handler(payload, ctx):
         "app": ctx["function_id"],
         "mark": os.environ.get("MARK", ""),
     }}
-'''
+"""
 
 
 class App:

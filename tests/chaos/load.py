@@ -203,10 +203,10 @@ class Load:
                 self._answered.notify_all()
 
     async def _exchange(self, call: Call) -> None:
+        call.sent_at = time.monotonic()
         reader, writer = await self._connection()
         kept = False
         try:
-            call.sent_at = time.monotonic()
             writer.write(self._request(call))
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = dict(_field(line) for line in head[1:] if line)

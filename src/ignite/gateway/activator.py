@@ -132,28 +132,24 @@ class Activator:
 
     async def _answer(self, head: Head, exchange: Exchange) -> None:
         try:
-            await self._holding.learned()
-            await self._handle(self._request(head, exchange))
+            await self._handle(await self._request(head, exchange))
         except IgniteError as error:
             _refuse(exchange.writer, head, error)
 
-    def _request(self, head: Head, exchange: Exchange) -> _Request:
+    async def _request(self, head: Head, exchange: Exchange) -> _Request:
         via = head.get(names.VIA)
         return _Request(
             head=head,
-            target=self._target(head, via),
+            target=await self._target(head, via),
             way=via,
             exchange=exchange,
             began=time.monotonic(),
         )
 
-    def _target(self, head: Head, via: str) -> Target:
+    async def _target(self, head: Head, via: str) -> Target:
         match via:
             case names.PUBLIC:
-                route = self._holding.table.of_host(head.get("host"))
-                if route is None:
-                    raise self._unknown_host()
-                return Target(app=route.app)
+                return await self._target_of_host(head.get("host"))
             case names.INTERNAL:
                 found = names.target_of_host(head.get("host"))
                 if found is None:
@@ -162,10 +158,15 @@ class Activator:
             case _:
                 return _target_of_route(head)
 
-    def _unknown_host(self) -> IgniteError:
-        if self._holding.table.revision == 0:
-            return Unavailable("The gateway knows no routes yet.", reason="RoutesUnknown")
-        return NotFound("No app is served at this host.", reason="HostNotFound")
+    async def _target_of_host(self, host: str) -> Target:
+        route = self._holding.table.of_host(host)
+        if route is None:
+            # The table on disk may be older than the app.
+            await self._holding.learned()
+            route = self._holding.table.of_host(host)
+        if route is None:
+            raise NotFound("No app is served at this host.", reason="HostNotFound")
+        return Target(app=route.app)
 
     async def _handle(self, request: _Request) -> None:
         route = self._holding.table.of_target(request.target)

@@ -6,7 +6,6 @@ replicas that are ready: only waiting is bounded.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ WAKE_AGAIN_SECS = 5.0
 """A wake that brought nothing is repeated: the one who heard it may have been restarted."""
 
 LEARN_SECS = 10.0
-"""How long requests wait for the first table there ever is."""
+"""How long a request to an unknown host waits for controllers to tell all routes."""
 
 PAUSE_SECS = 0.1
 """A replica that was full or did not answer is left alone for so long."""
@@ -100,8 +99,6 @@ class Holding:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._learned = asyncio.Event()
-        if table.revision:
-            self._learned.set()
 
     @property
     def table(self) -> RouteTable:
@@ -131,13 +128,17 @@ class Holding:
             task.cancel()
 
     async def learned(self) -> None:
-        """Return once there is any table; a bound later where none came.
+        """Return once controllers have told the routes, which a gateway that starts waits for.
 
-        A gateway that starts for the first time may be a moment ahead of controllers.
+        Raises Unavailable where they do not within a bound.
         """
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(LEARN_SECS):
                 await self._learned.wait()
+        except TimeoutError:
+            raise Unavailable(
+                "The gateway does not know all routes yet.", reason="RoutesUnknown"
+            ) from None
         if self._closed:
             raise _stopping()
 
