@@ -236,7 +236,8 @@ class TestDoors:
     def test_token_without_an_organization_is_refused(
         self, doors: Doors, issuer: Issuer, door: str
     ) -> None:
-        for organization in (None, {}, "acme", ["acme"]):
+        wrong: tuple[object, ...] = (None, {}, "acme", ["acme"])
+        for organization in wrong:
             token = issuer.token(organization=organization)
             assert doors.knock(door, token) in (401, 403), organization
 
