@@ -80,11 +80,20 @@ class ForkServers:
 
     async def fork(self, interpreter: Interpreter, seat: Seat) -> Forked:
         """Fork a sandbox for `interpreter`; it is not yet prepared. Raises ForkFailed."""
-        server = await self._server(interpreter)
-        return await server.fork(seat)
+        for _ in range(2):
+            server = await self._server(interpreter)
+            try:
+                return await server.fork(seat)
+            except ForkFailed as error:
+                failure = error
+                # One that has just died, or hangs, says nothing of the next.
+                if server.is_usable:
+                    break
+        self.note_failure(interpreter)
+        raise failure
 
     def note_failure(self, interpreter: Interpreter) -> None:
-        """Leave a version alone for a while: its sandboxes are not made."""
+        """Leave a version alone for a while."""
         self._failed_at[interpreter.minor] = self._now()
 
     async def _server(self, interpreter: Interpreter) -> ForkServer:

@@ -102,7 +102,6 @@ class Starts:
                 ),
             )
         except ForkFailed as error:
-            self._forks.note_failure(interpreter)
             self.note(error, FORK)
             return None
 

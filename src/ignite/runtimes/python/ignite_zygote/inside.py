@@ -154,7 +154,6 @@ def _be_first(replica: int, status: int, program: bytes, alive: int) -> NoReturn
 
 
 def _give_up(uid: int) -> None:
-    os.setsid()
     os.umask(0o007)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
