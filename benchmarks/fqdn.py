@@ -4,6 +4,7 @@ Beside it: a bare Envoy in front of the very same replica, and the replica alone
 loaded by the same generator as the server; the replica alone by ours, over its unix socket.
 """
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from benchmarks.server import BenchServer, bench_server, running_server
 ECHO = "async def handler(payload, ctx):\n    return payload or b'hello'\n"
 APP = "warm"
 FLAGS = ("--tier", "xlarge", "--max-concurrency", "64", "--max-replicas", "1")
+ROUTE_SECS = 10.0
 ON_THE_WAY = ("envoy", "gateway", "controllers", "replica")
 
 
@@ -113,9 +115,14 @@ def warm_up(server: BenchServer, app: str = APP, *, bound_secs: float = 20.0) ->
 def replica_socket(server: BenchServer) -> Path:
     """Return the socket of the only replica, as seen from outside the server's mounts."""
     (spawner,) = server.roles["spawner"]
-    folder = Path(f"/proc/{spawner}/root{server.layout.replica_sockets}")
-    (found,) = folder.glob("*/s")
-    return found
+    ends = time.monotonic() + ROUTE_SECS
+    while time.monotonic() < ends:
+        table = json.loads((server.layout.gateway / "routes.json").read_text())
+        found = [one["unix_path"] for route in table["routes"] for one in route["replicas"]]
+        if found:
+            return Path(f"/proc/{spawner}/root{found[0]}")
+        time.sleep(0.05)
+    raise RuntimeError("no route leads to a replica")
 
 
 def _server_side(name: str, server: BenchServer, options: Options, with_wrk: bool) -> Side:

@@ -88,7 +88,7 @@ def server_roles(supervisor: int) -> dict[str, tuple[int, ...]]:
         if name == "spawner":
             below = [pid for pid in tree_of(child) if pid != child]
             roles["spawner"] = (child,)
-            roles["replica"] = tuple(pid for pid in below if "/ignite/shim.py" in _inner(pid))
+            roles["replica"] = tuple(pid for pid in below if _is_replica(pid, child))
             roles["sandbox"] = tuple(pid for pid in below if pid not in roles["replica"])
         else:
             roles[name] = tuple(tree_of(child))
@@ -104,9 +104,20 @@ def role_of(command: str) -> str:
     return {"bao": "openbao"}.get(program, program)
 
 
-def _inner(pid: int) -> str:
-    command = command_of(pid)
-    return "" if "bwrap" in command.split(" ")[0] else command
+def _is_replica(pid: int, spawner: int) -> bool:
+    """Tell whether a process runs an app: under a user of its own, or else the innermost one."""
+    program = Path(command_of(pid).partition(" ")[0]).name
+    if program in ("", "sh", "bwrap", "setpriv"):
+        return False
+    users = _uid(pid), _uid(spawner)
+    return users[0] != users[1] if users[1] == 0 else not children_of(pid)
+
+
+def _uid(pid: int) -> int:
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return -1
 
 
 def load_average() -> float:

@@ -16,6 +16,7 @@ DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6
 END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
 MAX_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65_535
+MAX_FRAME = 16_384
 REFILL_BYTES = 2**30
 
 
@@ -138,7 +139,7 @@ class Stream:
 
 
 class Grpc(asyncio.Protocol):
-    """One HTTP/2 connection with calls of one method.
+    """One HTTP/2 connection with calls of one method, of messages that fit a stream's window.
 
     Windows towards us are wide open. The table of header compression is off in their direction, so
     that equal blocks of trailers mean the same and need decoding once.
@@ -193,8 +194,13 @@ class Grpc(asyncio.Protocol):
             if stream.number > 1:
                 self._block = block
         message = b"\0" + len(request).to_bytes(4, "big") + request
+        if len(message) > DEFAULT_WINDOW:
+            raise ValueError("a message has to fit the window of a new stream")
         self._transport.write(frame(HEADERS, END_HEADERS, stream.number, block))
-        self._waiting.append(frame(DATA, END_STREAM, stream.number, message))
+        for at in range(0, len(message), MAX_FRAME):
+            piece = message[at : at + MAX_FRAME]
+            is_last = at + MAX_FRAME >= len(message)
+            self._waiting.append(frame(DATA, END_STREAM if is_last else 0, stream.number, piece))
         self._flush()
 
     def data_received(self, data: bytes) -> None:
