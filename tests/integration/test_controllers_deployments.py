@@ -9,7 +9,7 @@ import pytest
 from tests.support.compute import ACME
 from tests.support.deployments import HELLO, SETTINGS, Rig, rigged, until
 
-from ignite.domain.apps import AppRef, DeploymentState, Scaling
+from ignite.domain.apps import AppRef, DeploymentState, ScaleMetric, Scaling
 from ignite.domain.versions import VersionStatus
 
 
@@ -146,6 +146,20 @@ async def test_a_new_version_takes_over_with_as_many_replicas(rig: Rig) -> None:
     await rig.until_active(2)
     assert rig.backend.ready(2) == 3
     await until(lambda: not rig.backend.has(1))
+
+
+async def test_a_new_version_under_load_is_not_scaled_in_as_it_takes_over(rig: Rig) -> None:
+    await rig.create(
+        scaling=Scaling(scale_metric=ScaleMetric.CONCURRENCY, scale_threshold=1, max_replicas=5)
+    )
+    await rig.live(b"one")
+    rig.demand(1, in_flight=3)
+    await until(lambda: rig.backend.ready(1) == 3)
+    await rig.live(b"two")
+    await until(lambda: not rig.backend.has(1))
+    workload = rig.backend.workloads[rig.backend.key_of(2)]
+    assert workload.history
+    assert set(workload.history) == {3}
 
 
 # -- roll back --

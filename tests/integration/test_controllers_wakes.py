@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.deployments import HELLO, Rig, now, rigged, until
 
-from ignite.domain.apps import DeploymentState, Scaling
+from ignite.controllers import fleet
+from ignite.db.database import Transaction
+from ignite.domain.apps import App, DeploymentState, Scaling
+from ignite.domain.versions import Version
 
 
 @pytest.fixture
@@ -214,3 +217,32 @@ async def test_many_trials_and_hints_at_once_lose_none(rig: Rig) -> None:
     assert all(answer.result().ok for answer in answers)
     await until(lambda: rig.backend.ready(1) == rig.backend.ready(2) == 1)
     assert (await rig.app()).active_version == 3
+
+
+async def test_a_trial_begun_while_the_app_is_being_read_is_not_lost(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.create()
+    await rig.live(b"one")
+    await rig.live(b"two")
+    await until(lambda: not rig.backend.has(1))
+    read, gate = asyncio.Event(), asyncio.Event()
+    versions = fleet._versions
+
+    async def slow(tx: Transaction, app: App, trials: set[int]) -> tuple[Version, ...]:
+        found = await versions(tx, app, set(trials))
+        read.set()
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr(fleet, "_versions", slow)
+    deployments = rig.controller.deployments
+    deployments._stale((await rig.app()).id)
+    await read.wait()
+    waking = asyncio.ensure_future(deployments.wake(HELLO, 1))
+    await asyncio.sleep(0.2)
+    gate.set()
+    assert (await waking).ok
+    for _ in range(10):
+        await asyncio.sleep(0.02)
+        assert rig.backend.ready(1) == 1
