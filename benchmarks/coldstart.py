@@ -5,14 +5,17 @@ but the files. Beside it: the same interpreter with a small asyncio server, star
 group with the same CPU quota, and timed in the same way, from outside, to the first byte.
 """
 
+import os
 import socket
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from benchmarks.bare_python import BarePython, bare_python
 from benchmarks.fqdn import APP, ECHO, warm_up
 from benchmarks.load import Spec, generate
 from benchmarks.options import Options
-from benchmarks.processes import Meter, command_of, cpu_us
+from benchmarks.processes import Meter, cpu_us
 from benchmarks.report import Report
 from benchmarks.rounds import percentiles
 from benchmarks.server import BenchServer, bench_server
@@ -22,6 +25,12 @@ BURST_REQUESTS = 1000
 TIER = "small"
 MILLICORES = 250
 ANSWER_SECS = 60.0
+WAYS: Mapping[str, Mapping[str, str]] = {
+    "by the pool": {},
+    "by a fork": {"IGNITE__RUNTIME__WARM_POOL_SIZE": "0"},
+    "by exec": {"IGNITE__RUNTIME__FORK_SERVER": "false", "IGNITE__RUNTIME__WARM_POOL_SIZE": "0"},
+}
+TARGETS = {"by the pool": "≤ 0.2", "by a fork": "≤ 1.2", "by exec": "≤ 1.2"}
 PARTS = ("spawner", "controllers", "gateway", "envoy", "postgres")
 
 
@@ -29,64 +38,89 @@ def run(options: Options) -> Report:
     """Run the bench."""
     report = Report(bench="coldstart")
     samples = SAMPLES_A_ROUND * options.rounds
-    with bench_server() as server:
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(_server(environment, samples, options.burst))
+            for name, environment in WAYS.items()
+        }
+        usual = next(iter(servers.values()))
+        interpreter = os.readlink(f"/proc/{usual.roles['replica'][0]}/exe")
+        with bare_python(interpreter, MILLICORES) as bare:
+            if not bare.has_quota:
+                report.notes.append("no CPU control group here: the baseline has no quota")
+            _one_by_one(report, servers, bare, samples)
+        for server in list(servers.values())[1:]:
+            server.stop()
+        _thousand(report, usual)
+        took = _burst(report, usual, options.burst)
+    # One group that has the quotas of all of them together.
+    with bare_python(interpreter, options.burst * MILLICORES) as bare:
+        report.compare(
+            f"{options.burst} apps from zero to as many bare interpreters",
+            took,
+            max(bare.cold_starts(options.burst)),
+            unit="s",
+        )
+    report.notes.append(f"tier {TIER}: {MILLICORES} millicores, for both sides")
+    report.notes.append("CPU of a sandbox counts what was alive at the end, from its start on")
+    return report
+
+
+@contextmanager
+def _server(environment: Mapping[str, str], samples: int, burst: int) -> Iterator[BenchServer]:
+    """A server with sleeping apps that never ran, and one that did."""
+    with bench_server(**environment) as server:
         server.start()
         server.deploy(APP, ECHO, "--tier", TIER)
         server.register_sleeping(APP, samples, prefix="one")
         server.register_sleeping(APP, 1, prefix="thousand")
-        server.register_sleeping(APP, options.burst, prefix="burst")
+        server.register_sleeping(APP, burst, prefix="burst")
         server.stop()
         server.start()
         warm_up(server)
-        interpreter = command_of(server.roles["replica"][0]).split()[0]
-        with bare_python(interpreter, MILLICORES) as bare:
-            if not bare.has_quota:
-                report.notes.append("no CPU control group here: the baseline has no quota")
-            _one_by_one(report, server, bare, samples)
-            _thousand(report, server)
-            took = _burst(report, server, options.burst)
-        server.stop()
-        # One group that has the quotas of all of them together.
-        with bare_python(interpreter, options.burst * MILLICORES) as bare:
-            report.compare(
-                f"{options.burst} apps from zero to as many bare interpreters",
-                took,
-                max(bare.cold_starts(options.burst)),
-                unit="s",
-            )
-    report.notes.append(
-        f"tier {TIER}: {MILLICORES} millicores, for both sides; no pool of replicas"
-    )
-    return report
+        yield server
 
 
-def _one_by_one(report: Report, server: BenchServer, bare: BarePython, samples: int) -> None:
-    ours: list[float] = []
+def _one_by_one(
+    report: Report, servers: Mapping[str, BenchServer], bare: BarePython, samples: int
+) -> None:
+    ours: dict[str, list[float]] = {name: [] for name in servers}
     theirs: list[float] = []
-    before = set(server.roles["replica"] + server.roles["sandbox"])
-    meter = Meter({part: server.roles[part] for part in PARTS})
+    before = {name: _sandboxed(server) for name, server in servers.items()}
+    meters = {
+        name: Meter({part: server.roles[part] for part in PARTS})
+        for name, server in servers.items()
+    }
     for number in range(samples):
-        ours.append(cold_request(server, f"one-{number}"))
+        for name, server in servers.items():
+            ours[name].append(cold_request(server, f"one-{number}"))
         theirs += bare.cold_starts(1)
-    spent = meter.stop()
-    born = set(server.roles["replica"] + server.roles["sandbox"]) - before
-    found, floor = percentiles(ours), percentiles(theirs)
-    for name in ("p50", "p95"):
+    floor = percentiles(theirs)
+    for name, server in servers.items():
+        spent = meters[name].stop()
+        found = percentiles(ours[name])
+        for point in ("p50", "p95"):
+            report.compare(
+                f"cold start, {name}, {point} of {samples} apps",
+                found[point] * 1e3,
+                floor[point] * 1e3,
+                unit="ms",
+                target=TARGETS[name],
+            )
+        born = _sandboxed(server) - before[name]
         report.compare(
-            f"cold start, {name}, {samples} apps",
-            found[name] * 1e3,
-            floor[name] * 1e3,
+            f"CPU in the sandbox to the bare interpreter's, {name}",
+            sum(cpu_us(pid) for pid in born) / samples / 1e3,
+            sum(bare.cpu_us) / len(bare.cpu_us) / 1e3,
             unit="ms",
-            target="≤ 0.2 by a pool, ≤ 1.2 without",
         )
-    report.compare(
-        "CPU in the sandbox to the bare interpreter's",
-        sum(cpu_us(pid) for pid in born) / samples / 1e3,
-        sum(bare.cpu_us) / len(bare.cpu_us) / 1e3,
-        unit="ms",
-    )
-    for part, used in spent.cpu_us.items():
-        report.number(f"CPU of {part} a cold start", used / samples / 1e3, "ms")
+        for part, used in spent.cpu_us.items():
+            report.number(f"CPU of {part} a cold start, {name}", used / samples / 1e3, "ms")
+
+
+def _sandboxed(server: BenchServer) -> set[int]:
+    roles = server.roles
+    return set(roles["replica"] + roles["sandbox"])
 
 
 def cold_request(server: BenchServer, app: str) -> float:
@@ -120,7 +154,7 @@ def _thousand(report: Report, server: BenchServer) -> None:
 
 
 def _burst(report: Report, server: BenchServer, apps: int) -> float:
-    before = set(server.roles["replica"] + server.roles["sandbox"])
+    before = _sandboxed(server)
     meter = Meter({part: server.roles[part] for part in PARTS})
     load = generate(
         Spec(
@@ -132,7 +166,7 @@ def _burst(report: Report, server: BenchServer, apps: int) -> float:
         )
     )
     spent = meter.stop()
-    born = set(server.roles["replica"] + server.roles["sandbox"]) - before
+    born = _sandboxed(server) - before
     what = f"{apps} apps from zero at once"
     report.number(f"{what}: all answered after", load.secs, "s", target="≤ 3")
     report.number(f"{what}: p50", load.latency_us["p50"] / 1e6, "s")
