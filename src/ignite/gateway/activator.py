@@ -228,7 +228,7 @@ class Activator:
         )
 
     def _replica_head(self, request: _Request, route: Route) -> Head:
-        head = request.head.without(names.VIA, names.ERROR, names.OVERFLOW)
+        head = request.head.without(names.VIA, names.ERROR, names.OVERFLOW, names.FUNCTION_VERSION)
         if request.way == names.PUBLIC and not route.allow_unauthenticated:
             # Code of a tenant must not get the means to act as its caller.
             head = head.without("authorization")
@@ -240,7 +240,6 @@ class Activator:
         return head.plus(
             [
                 (names.FUNCTION_ID, route.app.id),
-                (names.FUNCTION_VERSION, str(route.version)),
                 (names.ORGANIZATION_ID, route.organization_id),
             ]
         )
@@ -290,10 +289,11 @@ def _target_of_route(head: Head) -> Target:
     """Return what a warm app's route says that the request is for; it was let in there."""
     organization, _, name = head.get(names.FUNCTION_ID).partition("/")
     version = head.get(names.FUNCTION_VERSION)
-    if not (organization and name and version.isdigit()):
+    if not (organization and name and (version.isdigit() or not version)):
         raise Internal("The request came by no listener.", reason="NoListener")
     app = AppRef(organization=OrganizationName(organization), name=name)
-    return Target(app=app, version=int(version))
+    # Who named no version gets the active one, also where it became another one meanwhile.
+    return Target(app=app, version=int(version) if version else None)
 
 
 def _refuse(writer: asyncio.StreamWriter, request: Head, error: IgniteError) -> None:

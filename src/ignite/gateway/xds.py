@@ -185,7 +185,9 @@ def _of_route(claim: _Claim, shape: Shape) -> Iterable[tuple[str, Resource]]:
     yield EDS, _resource(ClusterLoadAssignment(), endpoints(route, shape))
     if claim.hostnames and (shape.checks_tokens or route.allow_unauthenticated):
         yield VHDS, _resource(VirtualHost(), public_host(route, claim.hostnames, shape))
-    yield VHDS, _resource(VirtualHost(), internal_host(route, shape, claim.is_active))
+    if claim.is_active:
+        yield VHDS, _resource(VirtualHost(), active_host(route, shape))
+    yield VHDS, _resource(VirtualHost(), version_host(route, shape))
 
 
 def cluster(route: Route, shape: Shape) -> Config:
@@ -282,19 +284,37 @@ def public_host(route: Route, hostnames: tuple[str, ...], shape: Shape) -> Confi
     }
 
 
-def internal_host(route: Route, shape: Shape, is_active: bool) -> Config:
-    """Return the virtual host of a warm version on the internal listener."""
-    domains = [names.target_host(_target(route))]
-    if is_active:
-        domains.append(names.target_host(Target(app=route.app)))
-    config = _host(route, keep_execution_id=True)
-    primary = route.hostnames[0] if route.hostnames else fqdn(route, shape)
-    config["routes"][0]["route"]["host_rewrite_literal"] = primary
+def active_host(route: Route, shape: Shape) -> Config:
+    """Return the virtual host of a warm app on the internal listener: its active version's."""
+    domain = names.target_host(Target(app=route.app))
+    return {
+        **_internal_host(route, shape),
+        "name": f"{names.INTERNAL}/{host_name(route)}",
+        "domains": [domain],
+    }
+
+
+def version_host(route: Route, shape: Shape) -> Config:
+    """Return the virtual host of a warm version on the internal listener.
+
+    The version is told to the activator as well: who asks for it gets it, whatever is active then.
+    """
+    config = _internal_host(route, shape)
+    config["request_headers_to_remove"].remove(names.FUNCTION_VERSION)
+    version = fixed_routes.overwrite(names.FUNCTION_VERSION, str(route.version))
+    config["request_headers_to_add"].append(version)
     return {
         **config,
         "name": f"{names.INTERNAL}/{host_name(route)}@{route.version}",
-        "domains": domains,
+        "domains": [names.target_host(Target(app=route.app, version=route.version))],
     }
+
+
+def _internal_host(route: Route, shape: Shape) -> Config:
+    config = _host(route, keep_execution_id=True)
+    primary = route.hostnames[0] if route.hostnames else fqdn(route, shape)
+    config["routes"][0]["route"]["host_rewrite_literal"] = primary
+    return config
 
 
 def host_name(route: Route) -> str:
@@ -346,10 +366,9 @@ def _host(route: Route, *, keep_execution_id: bool) -> dict[str, Any]:
         "request_headers_to_add": [
             fixed_routes.execution_id(keep=keep_execution_id),
             fixed_routes.overwrite(names.FUNCTION_ID, route.app.id),
-            fixed_routes.overwrite(names.FUNCTION_VERSION, str(route.version)),
             fixed_routes.overwrite(names.ORGANIZATION_ID, route.organization_id),
         ],
-        "request_headers_to_remove": ["x-envoy-external-address"],
+        "request_headers_to_remove": ["x-envoy-external-address", names.FUNCTION_VERSION],
         # Upstream answers alone: what Envoy answers itself keeps its mark.
         "response_headers_to_remove": list(names.GATEWAY_ONLY),
         "response_headers_to_add": [

@@ -83,6 +83,7 @@ class TestWhoIsThere:
             "public/fallback",
             "internal/fallback",
             "public/acme:hello",
+            "internal/acme:hello",
             "internal/acme:hello@1",
         }
         assert snapshot.resources[LDS].keys() == {"public", "internal"}
@@ -96,10 +97,18 @@ class TestWhoIsThere:
         snapshot = compiled(route(version=1, is_active=False, hostnames=()), route(version=2))
         assert list(host(snapshot, "public/acme:hello").domains) == ["hello-acme.example.com"]
         assert list(host(snapshot, "internal/acme:hello@1").domains) == ["v1.acme.hello"]
-        assert list(host(snapshot, "internal/acme:hello@2").domains) == [
-            "v2.acme.hello",
-            "active.acme.hello",
-        ]
+        assert list(host(snapshot, "internal/acme:hello@2").domains) == ["v2.acme.hello"]
+        assert list(host(snapshot, "internal/acme:hello").domains) == ["active.acme.hello"]
+
+    def test_only_who_asked_for_a_version_is_tied_to_it(self) -> None:
+        snapshot = compiled(route())
+        tied = {
+            name
+            for name in snapshot.resources[VHDS]
+            for option in host(snapshot, name).request_headers_to_add
+            if option.header.key == "x-ignite-function-version"
+        }
+        assert tied == {"internal/acme:hello@1"}
 
     def test_no_domain_is_claimed_twice_whatever_the_table_says(self) -> None:
         again = replace(route(), key="acme/hello@1#bb")
