@@ -9,9 +9,20 @@ from tests.e2e.server import EXAMPLES, Server
 CASES: dict[str, tuple[str, Callable[[str], bool]]] = {
     "hello": ('{"name": "Ada"}', lambda out: json.loads(out)["greeting"] == "Hello, Ada!"),
     "async": ('{"seconds": 0.5}', lambda out: 0.5 <= json.loads(out)["took"] < 1.5),
-    "stream": ("3", lambda out: out == "1\n2\n3\n"),
+    "streaming": ("3", lambda out: out == "1\n2\n3\n"),
     "background-work": ('{"steps": 2}', lambda out: json.loads(out)["steps"] == 2),
-    "packages": ('{"bytes": 1500}', lambda out: json.loads(out)["in words"] == "1.5 kB"),
+    "text-stats": (
+        "to be or not to be",
+        lambda out: (
+            json.loads(out)
+            == {
+                "words": 6,
+                "distinct": 4,
+                "size": "18 Bytes",
+                "top": [["to", 2], ["be", 2], ["or", 1]],
+            }
+        ),
+    ),
 }
 
 
