@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 from tests.fakes.accounts import FakeAccountStore
 from tests.fakes.platform import FakePlatformSecrets
+from tests.fakes.pools import FakeWarmPools
 from tests.support.clocks import ManualClock
 
 from ignite.domain.errors import Unavailable
@@ -113,6 +114,7 @@ async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
         tokens=OperatorTokens(accounts, store, issuer),
         keys=keys,
         cluster=cluster,
+        pools=FakeWarmPools(),
     )
     servicer = AdminServicer(use_cases, limits)
     server = grpc_component(
@@ -312,9 +314,32 @@ class TestRpcs:
         assert "InvokeApp" in page.roles[1].scopes
         assert all(role.description for role in page.roles)
 
-    async def test_unbuilt_methods_say_so(self, admin: Admin) -> None:
-        error = await refusal(admin.stub.ListWarmPools(pb.ListWarmPoolsRequest()))
-        assert error.details() == "AdminService.ListWarmPools is not built yet"
+
+class TestWarmPools:
+    async def test_a_size_is_set_and_listed(self, admin: Admin) -> None:
+        request = pb.SetWarmPoolSizeRequest(runtime="python", runtime_version="3.11", size=3)
+        wanted = pb.WarmPool(runtime="python", runtime_version="3.11", size=3)
+        assert (await admin.stub.SetWarmPoolSize(request)).pool == wanted
+        assert list((await admin.stub.ListWarmPools(pb.ListWarmPoolsRequest())).pools) == [wanted]
+
+    async def test_the_list_has_pages(self, admin: Admin) -> None:
+        for version in ("3.11", "3.12", "3.13"):
+            await admin.stub.SetWarmPoolSize(
+                pb.SetWarmPoolSizeRequest(runtime="python", runtime_version=version, size=1)
+            )
+        first = await admin.stub.ListWarmPools(pb.ListWarmPoolsRequest(limit=2))
+        rest = await admin.stub.ListWarmPools(
+            pb.ListWarmPoolsRequest(limit=2, cursor=first.next_cursor)
+        )
+        assert [pool.runtime_version for pool in first.pools] == ["3.11", "3.12"]
+        assert [pool.runtime_version for pool in rest.pools] == ["3.13"]
+        assert not rest.next_cursor
+
+    async def test_an_unknown_runtime_is_refused(self, admin: Admin) -> None:
+        error = await refusal(
+            admin.stub.SetWarmPoolSize(pb.SetWarmPoolSizeRequest(runtime="cobol", size=1))
+        )
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 class TestHealth:

@@ -9,7 +9,7 @@ import grpc
 from ignite.archives import inspect
 from ignite.blobs.files import FileBlobStore
 from ignite.bootstrap.development import DevelopmentAccess
-from ignite.bootstrap.probes import probes, sandbox_probe
+from ignite.bootstrap.probes import probes, sandbox_probe, warm_pools
 from ignite.bootstrap.run import Tiers, database_url, now
 from ignite.bootstrap.verifiers import Verifiers, verifiers
 from ignite.db.accounts import PostgresAccountStore
@@ -235,6 +235,7 @@ def _admin_server(base: _Base) -> GrpcServer:
         tokens=OperatorTokens(base.accounts, base.store, base.issuer),
         keys=base.keys,
         cluster=cluster,
+        pools=warm_pools(base.layout),
     )
     return grpc_component(
         name="admin",

@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ignite.backends.pools import SpawnerWarmPools
 from ignite.db.database import Database
 from ignite.domain.errors import Unavailable
 from ignite.domain.health import Health, HealthStatus, SandboxFeature, SandboxHealth
@@ -85,6 +86,11 @@ def sandbox_probe(layout: Layout) -> SandboxProbe:
         )
 
     return ask
+
+
+def warm_pools(layout: Layout) -> SpawnerWarmPools:
+    """Return the pools that the spawner keeps."""
+    return SpawnerWarmPools(grpc.aio.insecure_channel(f"unix:{layout.spawner_socket}"))
 
 
 async def _serving(channel: grpc.aio.Channel) -> Health:

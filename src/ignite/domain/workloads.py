@@ -125,3 +125,12 @@ class WorkloadStatus:
         return tuple(
             r for r in self.replicas if r.state in (ReplicaState.STARTING, ReplicaState.READY)
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmPool:
+    """Sandboxes of one runtime that are kept ready for any app."""
+
+    runtime: Runtime
+    size: int
+    ready: int

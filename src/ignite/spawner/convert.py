@@ -4,7 +4,7 @@ from datetime import datetime
 
 from ignite.domain.errors import InvalidArgument
 from ignite.domain.versions import Language, Runtime
-from ignite.domain.workloads import ReplicaState
+from ignite.domain.workloads import ReplicaState, WarmPool
 from ignite.internal.v1 import replicas_pb2 as pb
 from ignite.sandbox.report import Level
 from ignite.settings import RuntimeSettings
@@ -31,7 +31,7 @@ def replica_spec(spec: pb.ReplicaSpec, settings: RuntimeSettings) -> ReplicaSpec
         organization_id=spec.organization_id,
         app_name=spec.app_name,
         version=spec.version,
-        runtime=_runtime(spec.runtime),
+        runtime=runtime_of(spec.runtime),
         artifact_path=spec.artifact_path,
         env=dict(spec.env),
         memory_mb=spec.memory_mb,
@@ -50,7 +50,7 @@ def build_spec(spec: pb.BuildSpec) -> BuildSpec:
     return BuildSpec(
         id=spec.build_id,
         organization_id=spec.organization_id,
-        runtime=_runtime(spec.runtime),
+        runtime=runtime_of(spec.runtime),
         source_path=spec.source_path,
         output_path=spec.output_path,
         command=tuple(spec.command),
@@ -135,7 +135,17 @@ def sandbox_report(host: Host) -> pb.GetSandboxReportResponse:
     )
 
 
-def _runtime(runtime: pb.LanguageRuntime) -> Runtime:
+def warm_pool(pool: WarmPool) -> pb.WarmPool:
+    """Return the message."""
+    return pb.WarmPool(
+        runtime=pb.LanguageRuntime(language=pool.runtime.language, version=pool.runtime.version),
+        size=pool.size,
+        ready=pool.ready,
+    )
+
+
+def runtime_of(runtime: pb.LanguageRuntime) -> Runtime:
+    """Return the value; raises InvalidArgument."""
     try:
         language = Language(runtime.language)
     except ValueError:

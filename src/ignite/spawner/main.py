@@ -59,7 +59,7 @@ def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Componen
         ),
     )
     # Builds wait for the sweep of replicas, which ends the builds of an earlier spawner as well.
-    return ((replicas,), (builds,), (_server(settings, layout, host, replicas, builds),))
+    return ((replicas,), (builds,), (_server(settings, layout, host, replicas, builds, pools),))
 
 
 def _raise_open_files() -> None:
@@ -69,10 +69,15 @@ def _raise_open_files() -> None:
 
 
 def _server(
-    settings: Settings, layout: Layout, host: Host, replicas: Replicas, builds: Builds
+    settings: Settings,
+    layout: Layout,
+    host: Host,
+    replicas: Replicas,
+    builds: Builds,
+    pools: WarmPools,
 ) -> GrpcServer:
     servicer = ReplicaServicer(
-        settings=settings.runtime, replicas=replicas, builds=builds, host=host
+        settings=settings.runtime, replicas=replicas, builds=builds, pools=pools, host=host
     )
 
     def hand_over(_ports: dict[str, int]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ignite.domain.errors import FailedPrecondition, InvalidArgument
 from ignite.domain.versions import Language, Runtime
+from ignite.domain.workloads import WarmPool
 from ignite.sandbox.forked import ForkFailed
 from ignite.sandbox.interpreters import Interpreter
 from ignite.sandbox.uids import UidsExhausted
@@ -32,15 +33,6 @@ LONGEST_YIELD_SECS = 1.0
 RETRY_SECS = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolState:
-    """What is wanted of a pool, and what there is."""
-
-    runtime: Runtime
-    size: int
-    ready: int
-
-
 @dataclass(slots=True, kw_only=True)
 class _Pool:
     interpreter: Interpreter
@@ -48,9 +40,9 @@ class _Pool:
     entries: deque[Place] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def state(self) -> PoolState:
+    def state(self) -> WarmPool:
         runtime = Runtime(language=Language.PYTHON, version=self.interpreter.minor, target="")
-        return PoolState(runtime=runtime, size=self.size, ready=len(self.entries))
+        return WarmPool(runtime=runtime, size=self.size, ready=len(self.entries))
 
 
 class WarmPools:
@@ -120,11 +112,11 @@ class WarmPools:
             if not self._starting:
                 self._is_quiet.set()
 
-    def list(self) -> tuple[PoolState, ...]:
+    def list(self) -> tuple[WarmPool, ...]:
         """Return every pool that has a size."""
         return tuple(pool.state() for pool in self._pools.values() if pool.size)
 
-    async def set_size(self, runtime: Runtime, size: int) -> PoolState:
+    async def set_size(self, runtime: Runtime, size: int) -> WarmPool:
         """Change a pool; 0 removes it. Raises FailedPrecondition where none can be."""
         if not 0 <= size <= MOST_ENTRIES:
             raise InvalidArgument(f"must be 0 to {MOST_ENTRIES}, not {size}", field="size")

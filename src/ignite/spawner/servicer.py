@@ -12,6 +12,7 @@ from ignite.settings import RuntimeSettings
 from ignite.spawner import convert
 from ignite.spawner.builds import Builds
 from ignite.spawner.host import Host
+from ignite.spawner.pools import WarmPools
 from ignite.spawner.replicas import Replicas
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -23,11 +24,18 @@ class ReplicaServicer(replicas_pb2_grpc.ReplicaServiceServicer):
     """The spawner's only door."""
 
     def __init__(
-        self, *, settings: RuntimeSettings, replicas: Replicas, builds: Builds, host: Host
+        self,
+        *,
+        settings: RuntimeSettings,
+        replicas: Replicas,
+        builds: Builds,
+        pools: WarmPools,
+        host: Host,
     ) -> None:
         self._settings = settings
         self._replicas = replicas
         self._builds = builds
+        self._pools = pools
         self._host = host
 
     async def StartReplica(
@@ -83,3 +91,18 @@ class ReplicaServicer(replicas_pb2_grpc.ReplicaServiceServicer):
     ) -> pb.GetSandboxReportResponse:
         """Return how well this machine isolates."""
         return convert.sandbox_report(self._host)
+
+    async def ListWarmPools(
+        self, request: pb.ListWarmPoolsRequest, context: Context
+    ) -> pb.ListWarmPoolsResponse:
+        """Return the pools that are wanted."""
+        return pb.ListWarmPoolsResponse(
+            pools=[convert.warm_pool(pool) for pool in self._pools.list()]
+        )
+
+    async def SetWarmPoolSize(
+        self, request: pb.SetWarmPoolSizeRequest, context: Context
+    ) -> pb.SetWarmPoolSizeResponse:
+        """Change the size of a pool."""
+        pool = await self._pools.set_size(convert.runtime_of(request.runtime), request.size)
+        return pb.SetWarmPoolSizeResponse(pool=convert.warm_pool(pool))

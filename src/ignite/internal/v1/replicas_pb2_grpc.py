@@ -69,6 +69,16 @@ class ReplicaServiceStub:
                 request_serializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.GetSandboxReportRequest.SerializeToString,
                 response_deserializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.GetSandboxReportResponse.FromString,
                 _registered_method=True)
+        self.ListWarmPools = channel.unary_unary(
+                '/dodil.ignite.internal.v1.ReplicaService/ListWarmPools',
+                request_serializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.ListWarmPoolsRequest.SerializeToString,
+                response_deserializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.ListWarmPoolsResponse.FromString,
+                _registered_method=True)
+        self.SetWarmPoolSize = channel.unary_unary(
+                '/dodil.ignite.internal.v1.ReplicaService/SetWarmPoolSize',
+                request_serializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.SetWarmPoolSizeRequest.SerializeToString,
+                response_deserializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.SetWarmPoolSizeResponse.FromString,
+                _registered_method=True)
 
 
 class ReplicaServiceServicer:
@@ -124,6 +134,20 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWarmPools(self, request, context):
+        """Sandboxes that are kept ready for any app.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWarmPoolSize(self, request, context):
+        """Remembered over a restart; the pool is filled, or emptied, behind the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +185,16 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.GetSandboxReport,
                     request_deserializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.GetSandboxReportRequest.FromString,
                     response_serializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.GetSandboxReportResponse.SerializeToString,
+            ),
+            'ListWarmPools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWarmPools,
+                    request_deserializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.ListWarmPoolsRequest.FromString,
+                    response_serializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.ListWarmPoolsResponse.SerializeToString,
+            ),
+            'SetWarmPoolSize': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWarmPoolSize,
+                    request_deserializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.SetWarmPoolSizeRequest.FromString,
+                    response_serializer=ignite_dot_internal_dot_v1_dot_replicas__pb2.SetWarmPoolSizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +386,60 @@ class ReplicaService:
             '/dodil.ignite.internal.v1.ReplicaService/GetSandboxReport',
             ignite_dot_internal_dot_v1_dot_replicas__pb2.GetSandboxReportRequest.SerializeToString,
             ignite_dot_internal_dot_v1_dot_replicas__pb2.GetSandboxReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWarmPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dodil.ignite.internal.v1.ReplicaService/ListWarmPools',
+            ignite_dot_internal_dot_v1_dot_replicas__pb2.ListWarmPoolsRequest.SerializeToString,
+            ignite_dot_internal_dot_v1_dot_replicas__pb2.ListWarmPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWarmPoolSize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dodil.ignite.internal.v1.ReplicaService/SetWarmPoolSize',
+            ignite_dot_internal_dot_v1_dot_replicas__pb2.SetWarmPoolSizeRequest.SerializeToString,
+            ignite_dot_internal_dot_v1_dot_replicas__pb2.SetWarmPoolSizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class ReplicaServiceStub:
     """Runs a build in a sandbox: lines, then one result. Ending the call cancels the build."""
     GetSandboxReport: _grpc.UnaryUnaryMultiCallable[_replicas_pb2.GetSandboxReportRequest, _replicas_pb2.GetSandboxReportResponse]
     """How well this host can isolate, as measured at the spawner's start."""
+    ListWarmPools: _grpc.UnaryUnaryMultiCallable[_replicas_pb2.ListWarmPoolsRequest, _replicas_pb2.ListWarmPoolsResponse]
+    """Sandboxes that are kept ready for any app."""
+    SetWarmPoolSize: _grpc.UnaryUnaryMultiCallable[_replicas_pb2.SetWarmPoolSizeRequest, _replicas_pb2.SetWarmPoolSizeResponse]
+    """Remembered over a restart; the pool is filled, or emptied, behind the answer."""
 
 @_typing.type_check_only
 class ReplicaServiceAsyncStub(ReplicaServiceStub):
@@ -69,6 +73,10 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Runs a build in a sandbox: lines, then one result. Ending the call cancels the build."""
     GetSandboxReport: _aio.UnaryUnaryMultiCallable[_replicas_pb2.GetSandboxReportRequest, _replicas_pb2.GetSandboxReportResponse]  # type: ignore[assignment]
     """How well this host can isolate, as measured at the spawner's start."""
+    ListWarmPools: _aio.UnaryUnaryMultiCallable[_replicas_pb2.ListWarmPoolsRequest, _replicas_pb2.ListWarmPoolsResponse]  # type: ignore[assignment]
+    """Sandboxes that are kept ready for any app."""
+    SetWarmPoolSize: _aio.UnaryUnaryMultiCallable[_replicas_pb2.SetWarmPoolSizeRequest, _replicas_pb2.SetWarmPoolSizeResponse]  # type: ignore[assignment]
+    """Remembered over a restart; the pool is filled, or emptied, behind the answer."""
 
 class ReplicaServiceServicer:
     def StartReplica(
@@ -121,5 +129,19 @@ class ReplicaServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_replicas_pb2.GetSandboxReportResponse, _abc.Awaitable[_replicas_pb2.GetSandboxReportResponse]]:
         """How well this host can isolate, as measured at the spawner's start."""
+
+    def ListWarmPools(
+        self,
+        request: _replicas_pb2.ListWarmPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replicas_pb2.ListWarmPoolsResponse, _abc.Awaitable[_replicas_pb2.ListWarmPoolsResponse]]:
+        """Sandboxes that are kept ready for any app."""
+
+    def SetWarmPoolSize(
+        self,
+        request: _replicas_pb2.SetWarmPoolSizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replicas_pb2.SetWarmPoolSizeResponse, _abc.Awaitable[_replicas_pb2.SetWarmPoolSizeResponse]]:
+        """Remembered over a restart; the pool is filled, or emptied, behind the answer."""
 
 def add_ReplicaServiceServicer_to_server(servicer: ReplicaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,8 +3,11 @@
 from collections.abc import Sequence, Set
 from datetime import datetime
 
+from ignite.domain.errors import InvalidArgument
 from ignite.domain.health import ClusterHealth
 from ignite.domain.identity import OrganizationRecord, Scope, ServiceAccount
+from ignite.domain.versions import Language, Runtime
+from ignite.domain.workloads import WarmPool
 from ignite.ports.identity import AccessToken, KeyRotation
 from ignite.v1 import ignite_admin_pb2 as pb
 
@@ -72,6 +75,31 @@ def token(issued: AccessToken) -> pb.IssueTokenResponse:
         expires_in=issued.expires_in_secs,
         expires_at_ms=millis(issued.expires_at),
     )
+
+
+def warm_pool(pool: WarmPool) -> pb.WarmPool:
+    """Return the wire form."""
+    return pb.WarmPool(
+        runtime=pool.runtime.language,
+        runtime_version=pool.runtime.version,
+        size=pool.size,
+        ready=pool.ready,
+    )
+
+
+def pool_name(pool: WarmPool) -> str:
+    """Return by what pools are listed."""
+    return f"{pool.runtime.language} {pool.runtime.version}"
+
+
+def pooled_runtime(request: pb.SetWarmPoolSizeRequest) -> Runtime:
+    """Return the domain's; raises InvalidArgument."""
+    try:
+        language = Language(request.runtime)
+    except ValueError:
+        known = ", ".join(Language)
+        raise InvalidArgument(f"must be one of {known}", field="runtime") from None
+    return Runtime(language=language, version=request.runtime_version, target="")
 
 
 def health(cluster: ClusterHealth) -> pb.GetClusterHealthResponse:

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from ignite.domain.errors import InvalidArgument
+from ignite.domain.errors import FailedPrecondition, InvalidArgument
 from ignite.domain.identity import ROLES
 from ignite.ports.identity import SigningKeys
+from ignite.ports.pools import WarmPools
 from ignite.rpc.pagination import decode_cursor, page_limit, page_of
 from ignite.services.admin import convert
 from ignite.services.admin.accounts import ServiceAccounts
@@ -34,6 +35,7 @@ class AdminUseCases:
     tokens: OperatorTokens
     keys: SigningKeys
     cluster: Cluster
+    pools: WarmPools | None = None
 
 
 class AdminServicer(pb_grpc.AdminServiceServicer):
@@ -45,6 +47,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         self._tokens = use_cases.tokens
         self._keys = use_cases.keys
         self._cluster = use_cases.cluster
+        self._pools = use_cases.pools
         self._limits = limits
 
     async def GetClusterHealth(
@@ -143,6 +146,29 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         self, request: pb.RotateSigningKeyRequest, context: Context
     ) -> pb.RotateSigningKeyResponse:
         return convert.rotation(await self._keys.rotate())
+
+    async def ListWarmPools(
+        self, request: pb.ListWarmPoolsRequest, context: Context
+    ) -> pb.ListWarmPoolsResponse:
+        limit = page_limit(request.limit, self._limits)
+        after = _after("warm_pools", request.cursor)
+        pools = [] if self._pools is None else await self._pools.list()
+        rows = sorted(
+            ((convert.pool_name(pool), pool) for pool in pools if convert.pool_name(pool) > after),
+            key=lambda row: row[0],
+        )
+        page, cursor = page_of("warm_pools", rows[: limit + 1], limit, lambda row: [row[0]])
+        return pb.ListWarmPoolsResponse(
+            pools=[convert.warm_pool(pool) for _, pool in page], next_cursor=cursor
+        )
+
+    async def SetWarmPoolSize(
+        self, request: pb.SetWarmPoolSizeRequest, context: Context
+    ) -> pb.SetWarmPoolSizeResponse:
+        if self._pools is None:
+            raise FailedPrecondition("this backend keeps no warm pools", reason="NoWarmPools")
+        pool = await self._pools.set_size(convert.pooled_runtime(request), request.size)
+        return pb.SetWarmPoolSizeResponse(pool=convert.warm_pool(pool))
 
     async def IssueToken(
         self, request: pb.IssueTokenRequest, context: Context
