@@ -15,6 +15,9 @@ from ignite.domain.workloads import Endpoint, Replica, ReplicaState, WorkloadSpe
 NO_DELAY = timedelta(0)
 FIRST_DELAY = timedelta(seconds=1)
 LONGEST_DELAY = timedelta(seconds=60)
+LONGEST_AFTER_READY = timedelta(seconds=4)
+"""A replica that was ready can start: whoever sends what kills it must not keep others out."""
+
 GOOD_AFTER = timedelta(minutes=5)
 """So long without a failure, and the next one counts as the first."""
 
@@ -168,11 +171,17 @@ class Workload:
             self.failures += 1
         self.failed_at = now
         self.waits_for_driver = False
-        if replica.state is ReplicaState.EXITED and self.failures == 1:
-            # It has served: start another at once, and let requests wait for it.
-            return NO_DELAY
+        if replica.state is ReplicaState.EXITED:
+            # It has served, so the next one will: requests wait for it and are not told a reason.
+            return _delay(self.failures - 1, LONGEST_AFTER_READY)
         self.reason, self.message = replica.reason or "Crashed", replica.message
-        return min(FIRST_DELAY * (1 << min(self.failures - 1, _MOST_DOUBLINGS)), LONGEST_DELAY)
+        return _delay(self.failures, LONGEST_DELAY)
+
+
+def _delay(failures: int, longest: timedelta) -> timedelta:
+    if failures == 0:
+        return NO_DELAY
+    return min(FIRST_DELAY * (1 << min(failures - 1, _MOST_DOUBLINGS)), longest)
 
 
 def _surplus(current: list[Replica], wanted: int) -> list[Replica]:

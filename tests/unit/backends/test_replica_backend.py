@@ -242,17 +242,30 @@ async def test_a_crash_loop_slows_down_to_once_a_minute() -> None:
         assert 55 <= starts <= 70
 
 
-async def test_a_crash_after_ready_is_replaced_at_once_the_first_time_only() -> None:
+async def test_a_crash_after_ready_is_replaced_at_once_and_then_within_seconds() -> None:
+    async with running() as rig:
+        await rig.backend.apply(SPEC)
+        for longest in (0, 1, 2, 4, 4, 4):
+            await settle()
+            rig.driver.end(rig.driver.of(KEY)[0])
+            await settle()
+            assert rig.reason() == "", "what was ready can start: requests wait for the next one"
+            if longest:
+                assert rig.states() == []
+                await asyncio.sleep(longest + 0.1)
+            assert rig.states() == [ReplicaState.READY]
+
+
+async def test_what_never_gets_ready_after_a_crash_tells_why() -> None:
     async with running() as rig:
         await rig.backend.apply(SPEC)
         await settle()
+        rig.driver.is_automatic = False
         rig.driver.end(rig.driver.of(KEY)[0])
         await settle()
-        assert rig.states() == [ReplicaState.READY]
         assert rig.reason() == ""
         rig.driver.end(rig.driver.of(KEY)[0])
         await settle()
-        assert rig.states() == []
         assert rig.reason() == "Crashed"
 
 
