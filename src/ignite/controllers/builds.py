@@ -177,10 +177,13 @@ class Builds:
                     await self._put_off(claim, end.again_after)
                 else:
                     await self._finish(claim, end)
-            except Unavailable:
+            except LeaseLost:
+                raise
+            except Exception:
                 if loop.time() > deadline:
                     # The lease runs out by itself and the build is taken up again.
                     raise
+                logger.warning("result not stored yet", extra={"build": claim.build.id})
                 await asyncio.sleep(1.0)
             else:
                 return
