@@ -129,20 +129,21 @@ class Doors:
     def __init__(self, server: Server) -> None:
         self.server = server
 
-    def knock(self, door: str, token: str, **headers: str) -> int:
+    def knock(self, door: str, token: str, scheme: str = "Bearer", **headers: str) -> int:
         """Return the HTTP status, or what a gRPC status is in HTTP."""
+        headers["authorization"] = f"{scheme} {token}"
         match door:
             case "grpc":
-                return self._grpc(token, headers)
+                return self._grpc(headers)
             case "invoke":
                 path = "/v1/ignite/app/acme/warm/invoke"
-                return self.server.http("POST", path, {}, token=token, headers=headers).status
+                return self.server.http("POST", path, {}, token=None, headers=headers).status
             case _:
                 host = self.server.host_of(door)
-                return self.server.http("POST", "/", host=host, token=token, headers=headers).status
+                return self.server.http("POST", "/", host=host, token=None, headers=headers).status
 
-    def _grpc(self, token: str, headers: dict[str, str]) -> int:
-        metadata = (("authorization", f"Bearer {token}"), *headers.items())
+    def _grpc(self, headers: dict[str, str]) -> int:
+        metadata = tuple(headers.items())
         request = pb.InvokeRequest(organization_name="acme", app_name="warm")
         try:
             with self.server.compute() as stub:
@@ -252,3 +253,12 @@ def test_nobody_who_was_refused_has_woken_an_app(doors: Doors, issuer: Issuer) -
 @pytest.mark.parametrize("door", DOORS)
 def test_good_token_of_the_other_issuer(doors: Doors, issuer: Issuer, door: str) -> None:
     assert doors.knock(door, issuer.token()) == 200
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER"])
+@pytest.mark.parametrize("door", DOORS)
+def test_the_schemes_name_may_be_in_any_case(
+    doors: Doors, issuer: Issuer, door: str, scheme: str
+) -> None:
+    assert doors.knock(door, issuer.token(), scheme) == 200
+    assert doors.knock(door, issuer.forged(), scheme) == 401

@@ -88,6 +88,10 @@ class _Base:
     accounts: ServiceAccounts
 
 
+# HTTP/2 counts 32 bytes more a field than were sent; Envoy lets 200 fields pass and adds some.
+_HEADER_OVERHEAD = 16 * 1024
+
+
 def components(settings: Settings, layout: Layout) -> Tiers:
     """Return the tiers of the role."""
     base = _base(settings, layout)
@@ -179,6 +183,8 @@ def _public_server(base: _Base, hints: BuildLineHints, invocations: Invocations)
         options=ServerOptions(
             message_bytes=settings.limits.message_bytes,
             drain_grace_secs=settings.server.drain_grace_secs,
+            # What Envoy lets pass must not fail here, where the refusal would show the insides.
+            metadata_bytes=settings.gateway.max_request_headers_kb * 1024 + _HEADER_OVERHEAD,
         ),
     )
 

@@ -77,7 +77,11 @@ def _provider(issuer: Issuer, shape: Shape) -> Config:
         "clock_skew_seconds": 5,
         # The token stays here: code of a tenant must not get the means to act as its caller.
         "forward": False,
-        "from_headers": [{"name": "Authorization", "value_prefix": "Bearer "}],
+        # The scheme's name may be in any case; these are the ones that are written.
+        "from_headers": [
+            {"name": "Authorization", "value_prefix": prefix}
+            for prefix in ("Bearer ", "bearer ", "BEARER ")
+        ],
         "payload_in_metadata": CLAIMS,
         "remote_jwks": {
             "http_uri": {"uri": issuer.jwks_uri, "cluster": cluster, "timeout": "5s"},

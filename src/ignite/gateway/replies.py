@@ -49,6 +49,7 @@ LOCAL = (
         status=431, code=8, reason="HeadersTooLarge", message="The request headers are too large."
     ),
     Kind(status=500, code=13, reason="Internal", message="The gateway failed."),
+    Kind(status=501, code=12, reason="NotImplemented", message="This is not served."),
     Kind(status=502, code=14, reason="BadGateway", message="The app broke off its answer."),
     Kind(status=503, code=14, reason="Unavailable", message="The app cannot be reached now."),
     Kind(
