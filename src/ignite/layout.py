@@ -14,7 +14,7 @@ DATA_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of one installation. Folders are made by the supervisor, which sets their owners."""
+    """The paths of one installation. The supervisor makes the folders and sets their owners."""
 
     data: Path
 
@@ -24,7 +24,8 @@ class Layout:
         tag = hashlib.sha256(str(self.data.resolve()).encode()).hexdigest()[:8]
         if os.geteuid() == 0 or Path(f"/run/ignite/{tag}").exists():
             return Path(f"/run/ignite/{tag}")
-        return Path(f"/tmp/ignite-{os.geteuid()}-{tag}")
+        # A folder of somebody else's making is refused: its mode cannot be set (`make_folder`).
+        return Path(f"/tmp/ignite-{os.geteuid()}-{tag}")  # noqa: S108
 
     @property
     def connection_file(self) -> Path:

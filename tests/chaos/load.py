@@ -63,7 +63,7 @@ class Call:
     def __str__(self) -> str:
         reason = self.headers.get("x-ignite-error", "")
         text = self.text[-160:].decode(errors="replace")
-        times = f"{self.sent_at:.4f}–{self.done_at:.4f}"
+        times = f"{self.sent_at:.4f}-{self.done_at:.4f}"
         return f"{self.nonce} [{self.order}] {times} {self.status} {reason} {self.error} {text}"
 
 
@@ -255,7 +255,7 @@ async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
 
 @asynccontextmanager
 async def loaded(target: Target, *, rate: float) -> AsyncIterator[Load]:
-    """Send at `rate` while the block runs, then wait for what is still due. Rate 0 sends nothing."""
+    """Send at `rate` while the block runs, then wait for what is due. Rate 0 sends nothing."""
     load = Load(target, rate=rate)
     arriving = asyncio.ensure_future(load.arrive()) if rate else None
     try:
