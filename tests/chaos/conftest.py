@@ -11,11 +11,11 @@ from tests.e2e.conftest import folder
 from tests.e2e.server import Server
 
 FAST = {
-    "IGNITE__SCALING__SCALEDOWN_FLOOR_SECS": "1",
+    "IGNITE__SCALING__SCALEDOWN_FLOOR_SECS": "2",
     "IGNITE__SCALING__INTERVAL_SECS": "0.2",
     "IGNITE__GATEWAY__LOAD_REPORT_SECS": "0.5",
 }
-"""An app goes to zero a second after its last request."""
+"""An app goes to zero two seconds after its last request."""
 
 LONG_SECS = float(os.environ.get("CHAOS_SECS", "0"))
 
@@ -67,7 +67,7 @@ def rate() -> float:
 @pytest.fixture
 def secs() -> float:
     """How long load goes on before and after what happens to it."""
-    return LONG_SECS or 2.0
+    return LONG_SECS or 1.0
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ class TestFromZero:
     ) -> None:
         app = await asyncio.to_thread(make_app, server, "idle")
         async with loaded(app.target, rate=0) as load:
-            for pause in (0.9, 1.1, 1.3, 1.5, 2.0, 3.0):
+            for pause in (1.9, 2.1, 2.3, 2.6, 3.0):
                 await load.wait_for(load.send())
                 await asyncio.sleep(pause)
         show(load.report)

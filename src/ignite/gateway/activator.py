@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 4096
 HEAD_SECS = 10.0
 CLOSE_SECS = 5.0
+LAST_ACCEPT_SECS = 0.1
 
 
 @dataclass(slots=True)
@@ -93,9 +94,13 @@ class Activator:
             ready()
             await loop.create_future()
         finally:
-            server.close()
             # Who still waits is sent back to Envoy, which tries again: the next of us serves it.
             self._holding.close()
+            # Nobody finds the socket any more; who has just connected is sent back as well, where
+            # a connection that nobody accepts would be reset, and its request lost.
+            self._socket.unlink(missing_ok=True)
+            await asyncio.sleep(LAST_ACCEPT_SECS)
+            server.close()
             if self._tasks:
                 await asyncio.wait(set(self._tasks), timeout=self._drain_secs)
             for task in self._tasks:

@@ -98,8 +98,9 @@ def _activator(listener: str) -> Config:
                 "retry_on": "connect-failure,retriable-headers",
                 # An activator that stops sends back whom it held; the next one takes them.
                 "retriable_headers": [{"name": names.OVERFLOW, "present_match": True}],
-                "num_retries": 10,
-                "retry_back_off": {"base_interval": "0.05s", "max_interval": "1s"},
+                # Pauses are random, down to nothing: so many take ten seconds and more.
+                "num_retries": 60,
+                "retry_back_off": {"base_interval": "0.05s", "max_interval": "0.5s"},
             },
         },
         "request_headers_to_add": [
