@@ -1,6 +1,5 @@
 """The app under load and how it is changed: gRPC calls that wait until the change is served."""
 
-import asyncio
 import io
 import json
 import os
@@ -9,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from tests.chaos.load import Target
@@ -20,7 +20,7 @@ from ignite.v1.ignite_compute_pb2_grpc import ComputeServiceStub
 
 CALL_SECS = 30.0
 LOOK_SECS = 0.01
-ONE_REPLICA = {"scaledown_period_secs": 1, "scale_threshold": 1000}
+ONE_REPLICA: dict[str, Any] = {"scaledown_period_secs": 1, "scale_threshold": 1000}
 """No second replica is started for the load, and none is kept for long."""
 
 HANDLER = """
@@ -58,7 +58,7 @@ class App:
         self.name = name
         self._channel = grpc.insecure_channel(server.connection["grpc"])
         self._stub = ComputeServiceStub(self._channel)
-        self._names = {"organization_name": server.org, "app_name": name}
+        self._names: dict[str, Any] = {"organization_name": server.org, "app_name": name}
 
     def close(self) -> None:
         """Close the channel."""
@@ -108,14 +108,16 @@ class App:
         self._call(self._stub.CompileDraft, pb.CompileDraftRequest(**self._names))
         wait_for(lambda: self._draft().status != common.VERSION_STATUS_COMPILING)
         assert self._draft().status == common.VERSION_STATUS_DRAFT, self._draft()
-        return self._call(self._stub.PublishDraft, pb.PublishDraftRequest(**self._names)).version
+        request = pb.PublishDraftRequest(**self._names)
+        number: int = self._call(self._stub.PublishDraft, request).version
+        return number
 
     def rollback(self, number: int) -> float:
         """Go back to a version; return when it was seen to be active."""
         self._call(self._stub.RollbackApp, pb.RollbackAppRequest(**self._names, version=number))
         return self._activated(number)
 
-    def configure(self, *paths: str, **fields: object) -> None:
+    def configure(self, *paths: str, **fields: Any) -> None:
         """Change the configuration."""
         request = pb.UpdateAppConfigRequest(**self._names, **fields)
         request.update_mask.paths.extend(paths or fields)
@@ -128,7 +130,10 @@ class App:
 
     def state(self) -> pb.GetAppStateResponse:
         """Return how it stands."""
-        return self._call(self._stub.GetAppState, pb.GetAppStateRequest(**self._names))
+        found: pb.GetAppStateResponse = self._call(
+            self._stub.GetAppState, pb.GetAppStateRequest(**self._names)
+        )
+        return found
 
     def ready(self, number: int) -> None:
         """Wait until so many replicas are ready and no others are left."""
@@ -146,13 +151,15 @@ class App:
         return found
 
     def _draft(self) -> pb.DraftInfo:
-        return self._call(self._stub.GetDraftInfo, pb.GetDraftInfoRequest(**self._names)).draft
+        request = pb.GetDraftInfoRequest(**self._names)
+        found: pb.DraftInfo = self._call(self._stub.GetDraftInfo, request).draft
+        return found
 
     def _activated(self, number: int) -> float:
         wait_for(lambda: self.state().active_version == number)
         return time.monotonic()
 
-    def _call(self, method: grpc.UnaryUnaryMultiCallable, request: object) -> "object":
+    def _call(self, method: Callable[..., Any], request: object) -> Any:
         return method(
             request, metadata=self.server.metadata, timeout=CALL_SECS, wait_for_ready=True
         )
@@ -202,8 +209,3 @@ def kill(server: Server, part: str, number: signal.Signals) -> Callable[[], bool
         return len(now) == 1 and now[0] != before[0]
 
     return is_back
-
-
-async def do(call: Callable[[], object]) -> None:
-    """Run a blocking call beside the load."""
-    await asyncio.to_thread(call)

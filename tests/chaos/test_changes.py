@@ -4,9 +4,10 @@ import asyncio
 import json
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
-from tests.chaos.apps import ONE_REPLICA, App, do
+from tests.chaos.apps import ONE_REPLICA, App
 from tests.chaos.conftest import MakeApp, Show
 from tests.chaos.load import Call, Load, Report, loaded
 from tests.e2e.server import Server
@@ -90,7 +91,7 @@ class TestConfig:
         async with loaded(app.target, rate=rate) as load:
             await flow(load, secs)
             before = set(load.report.replicas)
-            await do(lambda: app.configure(*paths, **fields))
+            await asyncio.to_thread(partial(app.configure, *paths, **fields))
             await load.until(lambda report: bool(set(report.replicas) - before))
             await flow(load, secs)
         show(load.report)
@@ -107,8 +108,8 @@ class TestConfig:
             await flow(load, secs / 2)
             for reserved in (3, 1):
                 scaling = {**ONE_REPLICA, "max_replicas": 3, "reserved_capacity": reserved}
-                await do(lambda scaling=scaling: app.configure("scaling", scaling=scaling))
-                await do(lambda reserved=reserved: app.ready(reserved))
+                await asyncio.to_thread(partial(app.configure, "scaling", scaling=scaling))
+                await asyncio.to_thread(app.ready, reserved)
                 await flow(load, secs / 2)
         show(load.report)
         load.report.check()
