@@ -20,7 +20,7 @@ from ignite.v1.ignite_compute_pb2_grpc import ComputeServiceStub
 
 CALL_SECS = 30.0
 LOOK_SECS = 0.01
-ONE_REPLICA: dict[str, Any] = {"scaledown_period_secs": 1, "scale_threshold": 1000}
+ONE_REPLICA: dict[str, Any] = {"scaledown_period_secs": 2, "scale_threshold": 1000}
 """No second replica is started for the load, and none is kept for long."""
 
 HANDLER = """
