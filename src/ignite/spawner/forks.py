@@ -33,7 +33,15 @@ _COMMAND = ("-I", "-B", f"{RUNTIME_FOLDER}/zygote.py")
 class ForkServers:
     """Forks sandboxes for whoever asks. Works between `open` and `close`."""
 
-    def __init__(self, *, settings: RuntimeSettings, host: Host, launcher: Launcher) -> None:
+    def __init__(
+        self,
+        *,
+        settings: RuntimeSettings,
+        host: Host,
+        launcher: Launcher,
+        most_forks: int = MOST_FORKS,
+    ) -> None:
+        self._most_forks = most_forks
         self._settings = settings
         self._host = host
         self._launcher = launcher
@@ -165,7 +173,7 @@ class ForkServers:
         return tree_of(spec, (interpreter.inner_path, *_COMMAND))
 
     def _is_old(self, minor: str, server: ForkServer) -> bool:
-        return server.forks >= MOST_FORKS or self._now() - self._since[minor] > MOST_AGE_SECS
+        return server.forks >= self._most_forks or self._now() - self._since[minor] > MOST_AGE_SECS
 
     @staticmethod
     def _now() -> float:
