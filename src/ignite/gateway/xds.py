@@ -77,7 +77,6 @@ LDS = f"{TYPE}envoy.config.listener.v3.Listener"
 RDS = f"{TYPE}envoy.config.route.v3.RouteConfiguration"
 VHDS = f"{TYPE}envoy.config.route.v3.VirtualHost"
 
-UNBOUNDED = 4_294_967_295
 RETRY_BUFFER_BYTES = 64 * 1024
 IDLE_FLOOR_SECS = 300
 
@@ -193,10 +192,10 @@ def _of_route(claim: _Claim, shape: Shape) -> Iterable[tuple[str, Resource]]:
 def cluster(route: Route, shape: Shape) -> Config:
     """Return the cluster of a warm route. Envoy sets no bound of its own; replicas do."""
     thresholds: Config = {
-        "max_connections": UNBOUNDED,
-        "max_pending_requests": UNBOUNDED,
-        "max_requests": UNBOUNDED,
-        "max_retries": UNBOUNDED,
+        "max_connections": names.UNBOUNDED,
+        "max_pending_requests": names.UNBOUNDED,
+        "max_requests": names.UNBOUNDED,
+        "max_retries": names.UNBOUNDED,
     }
     breakers: Config = {"thresholds": [thresholds]}
     if any(replica.endpoint.host for replica in route.replicas):
