@@ -35,8 +35,8 @@ fast: $(VENV)/.dev ## unit, integration, contract and conformance tests
 isolation: $(VENV)/.dev ## what a tenant's code can see and do (JOBS=2)
 	$(PYTEST) tests/isolation
 
-bench: $(VENV)/.dev ## measure (ARGS="fqdn --secs 10")
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.dev ## measure (BENCH=fqdn ARGS="--json --secs 5")
+	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)
 
 proto: $(VENV)/.dev ## generate the stubs again
 	$(BIN)/python tools/generate_protos.py
