@@ -9,6 +9,7 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ignite.db.apps import AppStore
@@ -21,6 +22,18 @@ from ignite.settings import DatabaseSettings
 APPS_CHANNEL = "ignite_apps"
 BUILDS_CHANNEL = "ignite_builds"
 BUILD_LINES_CHANNEL = "ignite_build_lines"
+
+# Postgres itself ends a statement in time. This bound is for one that does not answer at all.
+_SLACK_SECS = 5.0
+
+# A TimeoutError is an OSError.
+_AWAY = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    OSError,
+    asyncpg.CannotConnectNowError,
+)
 
 
 class Transaction:
@@ -45,6 +58,7 @@ class Database:
 
     def __init__(self, url: str, settings: DatabaseSettings) -> None:
         self._url = make_url(url).set(drivername="postgresql+asyncpg")
+        self._longest_secs = settings.statement_timeout_secs + _SLACK_SECS
         self._engine: AsyncEngine = create_async_engine(
             self._url,
             pool_size=settings.pool_size,
@@ -65,12 +79,13 @@ class Database:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commit at the end, roll back on any exception.
 
-        Raises Unavailable when Postgres is not there; the next transaction connects anew.
+        Raises Unavailable when Postgres is not there or does not answer in time; the next
+        transaction connects anew.
         """
         try:
-            async with self._engine.begin() as connection:
+            async with asyncio.timeout(self._longest_secs), self._engine.begin() as connection:
                 yield Transaction(connection)
-        except (OperationalError, InterfaceError, OSError, asyncpg.CannotConnectNowError) as error:
+        except _AWAY as error:
             raise Unavailable("the database does not answer", reason="DatabaseDown") from error
         except DBAPIError as error:
             # Class 08: no connection; 57P: shutting down or starting up; 53300: no slot left.
