@@ -9,7 +9,7 @@ FAST := tests/unit tests/integration tests/contract tests/conformance
 PYTEST := $(BIN)/pytest -p no:cacheprovider -n $(JOBS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check static fast isolation bench proto fmt lint types imports lock tools clean
+.PHONY: help setup run test chaos check static fast isolation bench proto fmt lint types imports lock tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -21,6 +21,9 @@ run: $(VENV)/.server ## start the server; data in .ignite (ARGS="--data-dir …"
 
 test: $(VENV)/.dev ## run all tests (JOBS=2 TESTS=tests)
 	$(PYTEST) $(TESTS)
+
+chaos: $(VENV)/.dev ## load while things change and die, a minute each (CHAOS_SECS=20 CHAOS_RATE=80)
+	CHAOS_SECS=$(or $(CHAOS_SECS),20) $(BIN)/pytest -p no:cacheprovider -s tests/chaos
 
 check: static $(if $(SKIP_FAST),,fast) ## format, lint, types, layers, generated code, fast tests
 

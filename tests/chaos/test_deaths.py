@@ -140,7 +140,7 @@ class TestStore:
 def answers(app: App) -> bool:
     """Tell whether the control plane answers."""
     try:
-        app.state()
+        app.exists()
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.UNAVAILABLE:
             raise

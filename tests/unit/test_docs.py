@@ -15,3 +15,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = [link for link in LINK.findall(page.read_text()) if "://" not in link]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert missing == []
+
+
+NAMED = re.compile(r"`([a-z]+/[\w/]+\.py)::(test_\w+)`")
+
+
+def test_guarantees_name_tests_that_are_there() -> None:
+    named = NAMED.findall((ROOT / "docs" / "guarantees.md").read_text())
+    assert named
+    missing = [
+        f"{path}::{test}"
+        for path, test in named
+        if not (file := ROOT / "tests" / path).exists() or f"def {test}(" not in file.read_text()
+    ]
+    assert missing == []
