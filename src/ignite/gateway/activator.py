@@ -164,11 +164,7 @@ class Activator:
                 return _target_of_route(head)
 
     async def _target_of_host(self, host: str) -> Target:
-        route = self._holding.table.of_host(host)
-        if route is None:
-            # The table on disk may be older than the app.
-            await self._holding.learned()
-            route = self._holding.table.of_host(host)
+        route = await self._holding.route_of_host(host)
         if route is None:
             raise NotFound("No app is served at this host.", reason="HostNotFound")
         return Target(app=route.app)

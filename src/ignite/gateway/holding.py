@@ -6,6 +6,7 @@ replicas that are ready: only waiting is bounded.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ WAKE_AGAIN_SECS = 5.0
 
 LEARN_SECS = 10.0
 """How long a request to an unknown host waits for controllers to tell all routes."""
+
+NEWS_SECS = 0.3
+"""How long a request to an unknown host waits all the same: who was told that an app is active may
+be a step ahead of the route."""
 
 PAUSE_SECS = 0.1
 """A replica that was full or did not answer is left alone for so long."""
@@ -99,6 +104,7 @@ class Holding:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._learned = asyncio.Event()
+        self._news = asyncio.Event()
 
     @property
     def table(self) -> RouteTable:
@@ -114,6 +120,8 @@ class Holding:
         """Put a new table in force and serve whom it helps."""
         self._table = table
         self._learned.set()
+        self._news.set()
+        self._news = asyncio.Event()
         for line in list(self._lines.values()):
             line.changed.set()
             self._serve(line)
@@ -127,11 +135,22 @@ class Holding:
         for task in self._tasks:
             task.cancel()
 
-    async def learned(self) -> None:
-        """Return once controllers have told the routes, which a gateway that starts waits for.
+    async def route_of_host(self, host: str) -> Route | None:
+        """Return the route of a host; one that is not known gets a moment to become so.
 
-        Raises Unavailable where they do not within a bound.
+        Raises Unavailable where controllers have not told any routes yet, and do not within a
+        bound: the table on disk may be older than the app.
         """
+        if (route := self._table.of_host(host)) is not None:
+            return route
+        await self._learn()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NEWS_SECS):
+                while (route := self._table.of_host(host)) is None:
+                    await self._news.wait()
+        return route
+
+    async def _learn(self) -> None:
         try:
             async with asyncio.timeout(LEARN_SECS):
                 await self._learned.wait()

@@ -258,3 +258,45 @@ class TestFailures:
             with pytest.raises(Unavailable) as caught:
                 await task
             assert caught.value.reason == "GatewayStopping"
+
+
+class TestHosts:
+    async def test_a_known_host_needs_no_controllers(self, waker: FakeWaker) -> None:
+        held = holding(waker, table(route()))
+        assert await held.route_of_host("a-acme.x:80") == route()
+
+    async def test_a_host_on_no_disk_waits_until_controllers_have_told(
+        self, waker: FakeWaker
+    ) -> None:
+        held = holding(waker, RouteTable())
+        asked = asyncio.ensure_future(held.route_of_host("a-acme.x"))
+        await settle()
+        assert not asked.done()
+        held.swap(table(route()))
+        assert await asked == route()
+
+    async def test_a_host_that_becomes_known_a_moment_later_is_found(
+        self, waker: FakeWaker
+    ) -> None:
+        held = holding(waker, RouteTable())
+        held.swap(RouteTable.of(1, []))
+        asked = asyncio.ensure_future(held.route_of_host("a-acme.x"))
+        await settle()
+        held.swap(RouteTable.of(2, []))
+        await settle()
+        held.swap(table(route()))
+        assert await asked == route()
+
+    async def test_a_host_that_nobody_has_is_none(self, waker: FakeWaker) -> None:
+        held = holding(waker, RouteTable())
+        held.swap(table(route()))
+        assert await held.route_of_host("b-acme.x") is None
+
+    async def test_who_waits_for_routes_is_sent_away_by_a_stop(self, waker: FakeWaker) -> None:
+        held = holding(waker, RouteTable())
+        asked = asyncio.ensure_future(held.route_of_host("a-acme.x"))
+        await settle()
+        held.close()
+        with pytest.raises(Unavailable) as caught:
+            await asked
+        assert caught.value.reason == "GatewayStopping"
