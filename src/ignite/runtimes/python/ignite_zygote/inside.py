@@ -1,9 +1,10 @@
 """From a fresh fork to a process that has no power left: the sandbox, as bubblewrap makes it.
 
-The first process of the new pid namespace builds the rest and waits, still with every capability
-but without any code of a tenant, until it is told which app it is for. It mounts that app, forks
-the replica and from then on only reaps, with nothing left but its uid. The replica gives up
-first what it may, and then the system call filter closes behind it.
+The first process of the new pid namespace builds the rest and forks the replica, which gives up
+first what it may, then the system call filter closes behind it, and it waits. The first one waits
+as well, still with every capability but without any code of a tenant, until it is told which app
+this is for. It mounts that app, gives up everything itself, and lets the replica begin; from then
+on it only reaps.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ HOME = "/tmp/ignite"  # noqa: S108 - inside, where /tmp is its own
 OPEN_FILES = 4096
 FAILED = 125
 MAX_GIVEN = 8
+MAX_MESSAGE_BYTES = 4096
+READY_VARIABLE = "IGNITE_READY_FD"
 
 _COVERED = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus")
 _QUIET = kernel.MS_NOSUID | kernel.MS_NODEV
@@ -50,20 +53,33 @@ def _become(request: dict[str, Any], given: list[int], program: bytes, alive: in
     _enter_groups(others[: request["groups"]])
     _enter_namespaces(others[request["groups"] :], has_network=request["has_network"])
     _mount(request["tmp_bytes"], request["shm_bytes"])
-    _say(status, "prepared")
-    told, mounted = _receive(control)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     replica = os.fork()
     if replica:
-        _be_first(replica, status, program, alive)
-    payload, *notify = mounted
-    with os.fdopen(payload, "rb") as file:
-        spec = json.load(file)
+        _be_first(replica, status, control, ours, program, alive)
     _give_up(request["uid"])
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
-    _set_up(spec, told, status, notify)
+    _close_all_but(status, theirs.fileno())
     if program:
         kernel.filter_calls(program)
+    _say(status, "prepared")
+    _begin(status, theirs)
+
+
+def _begin(status: int, theirs: socket.socket) -> None:
+    """Wait for the app, without any power left; then be its process."""
+    with theirs:
+        message, (payload, *notify), _, _ = socket.recv_fds(theirs, MAX_MESSAGE_BYTES, 2)
+    with os.fdopen(payload, "rb") as file:
+        env = json.load(file)["env"]
+    if notify:
+        env[READY_VARIABLE] = str(notify[0])
+    environ = os.environ  # noqa: TID251 - a process of its own, not the server's
+    environ.clear()
+    environ.update(env)
+    os.chdir(json.loads(message)["cwd"])
+    ssl.RAND_add(os.urandom(32), 32)
     _say(status, "started")
     os.close(status)
 
@@ -115,42 +131,51 @@ def _mount(tmp_bytes: int, shm_bytes: int) -> None:
     os.chmod(HOME, 0o777)  # noqa: S103 - of one replica alone
 
 
-def _receive(control: int) -> tuple[dict[str, Any], list[int]]:
-    """Wait for which app this is; mount it. Ends where nobody will say."""
-    with socket.socket(fileno=control) as channel:
-        message, given, flags, _ = socket.recv_fds(channel, 4096, MAX_GIVEN)
-    if not message:
-        os._exit(0)
-    if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-        raise OSError("the request was cut")
-    told = json.loads(message)
-    targets = told["targets"]
-    for tree, target in zip(given, targets):  # noqa: B905 - has no `strict` before 3.10
-        kernel.attach(tree, target)
-        os.close(tree)
-    return told, given[len(targets) :]
-
-
-def _be_first(replica: int, status: int, program: bytes, alive: int) -> NoReturn:
-    """Reap until the replica has ended, and say how it did."""
+def _be_first(
+    replica: int, status: int, control: int, ours: socket.socket, program: bytes, alive: int
+) -> NoReturn:
+    """Mount the app, give everything up, let the replica begin; then reap until it has ended."""
     try:
+        message, given = _receive(control)
         os.chdir("/")
         kernel.drop_bounding_set()
         kernel.drop_capabilities()
         kernel.set_dumpable(False)
         kernel.die_with_parent()
         _check_parent(alive)
-        os.dup2(status, 0)
-        os.closerange(1, OPEN_FILES)
+        for descriptor in (0, 1, 2):
+            os.close(descriptor)
+        _close_all_but(status, ours.fileno(), *given)
         if program:
             kernel.filter_calls(program)
+        socket.send_fds(ours, [message], given)
+        ours.close()
+        for descriptor in given:
+            os.close(descriptor)
         while True:
             pid, ended = os.wait()
             if pid == replica:
-                _say(0, f"exit {os.waitstatus_to_exitcode(ended)}")
+                _say(status, f"exit {os.waitstatus_to_exitcode(ended)}")
                 os._exit(0)
+    except BaseException as error:  # noqa: BLE001 - nothing of ours may run on in here
+        _say(status, f"failed {type(error).__name__}: {error}"[:500])
     finally:
         os._exit(FAILED)
+
+
+def _receive(control: int) -> tuple[bytes, list[int]]:
+    """Wait for which app this is; mount it. Ends where nobody will say."""
+    with socket.socket(fileno=control) as channel:
+        message, given, flags, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, MAX_GIVEN)
+    if not message:
+        os._exit(0)
+    if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        raise OSError("the request was cut")
+    targets = json.loads(message)["targets"]
+    for tree, target in zip(given, targets):  # noqa: B905 - has no `strict` before 3.10
+        kernel.attach(tree, target)
+        os.close(tree)
+    return message, given[len(targets) :]
 
 
 def _give_up(uid: int) -> None:
@@ -168,20 +193,12 @@ def _give_up(uid: int) -> None:
     kernel.set_dumpable(True)
 
 
-def _set_up(spec: dict[str, Any], told: dict[str, Any], status: int, notify: list[int]) -> None:
-    """Leave nothing of the parent but its modules: environment, descriptors, seeds, folder."""
-    environ = os.environ  # noqa: TID251 - a process of its own, not the server's
-    environ.clear()
-    environ.update(spec["env"])
-    kept = sorted([status, *notify])
+def _close_all_but(*kept: int) -> None:
+    """Close what came from the parent; the first three are the caller's."""
     below = 3
-    for descriptor in [*kept, OPEN_FILES]:
+    for descriptor in [*sorted(kept), OPEN_FILES]:
         os.closerange(below, descriptor)
         below = descriptor + 1
-    if notify:
-        environ["IGNITE_READY_FD"] = str(notify[0])
-    os.chdir(told["cwd"])
-    ssl.RAND_add(os.urandom(32), 32)
 
 
 def _say(status: int, text: str) -> None:
