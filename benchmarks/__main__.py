@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +35,8 @@ def main() -> None:
     if unknown:
         parser.error(f"no bench named {', '.join(unknown)}; there are {', '.join(BENCHES)}")
     options = replace(Options(), **given)
+    # An end from outside unwinds as Ctrl-C does: servers stop, folders go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     reports: list[Report] = []
     failed: list[str] = []
     for name in names:

@@ -215,6 +215,7 @@ def bench_server(**environment: str) -> Iterator[BenchServer]:
     finally:
         server.stop()
         shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(server.layout.run, ignore_errors=True)
 
 
 @contextmanager
