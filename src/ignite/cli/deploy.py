@@ -24,6 +24,10 @@ TAIL_LINES = 20
 _NO_LOG = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE)
 
 
+# Active already, and not yet known to every gateway.
+UNSERVED = (common.DEPLOYMENT_STATE_PROVISIONING, common.DEPLOYMENT_STATE_COMPILING)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployed:
     """An app that is served."""
@@ -142,7 +146,7 @@ class Deployment:
     def _is_active(self, version: int, step: Step) -> bool:
         request = pb.GetAppStateRequest(organization_name=self._organization, app_name=self._name)
         state = self._session.call(self._session.compute.GetAppState, request)
-        if state.active_version == version:
+        if state.active_version == version and state.deployment_state not in UNSERVED:
             return True
         info = self._version(version)
         if info is None:

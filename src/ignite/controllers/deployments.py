@@ -220,6 +220,8 @@ class Deployments:
             await self._serving.converge(deployed)
             if await self._roll(deployed):
                 await self._serving.converge(deployed)
+                # Who reads DEPLOYED may call: no gateway says "no such host" any more.
+                await self._board.applied()
             await self._records.observe(deployed, *self._serving.observed(deployed))
         if deployed.is_stale:
             self._loop.hint(app_id)

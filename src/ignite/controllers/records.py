@@ -34,7 +34,9 @@ class Records:
             if before:
                 await tx.versions.move(app.id, before, VersionStatus.SUPERSEDED)
             await tx.versions.move(app.id, number, VersionStatus.ACTIVE)
-            app = await tx.apps.activate(app, number, DeploymentState.DEPLOYED)
+            # A first version counts as deployed once the gateways know its host names: `observe`.
+            state = DeploymentState.DEPLOYED if before else app.state
+            app = await tx.apps.activate(app, number, state)
         deployed.app = app
         if before not in deployed.trials:
             deployed.versions.pop(before, None)

@@ -86,6 +86,10 @@ class RouteBoard:
             kept = tuple(replica for replica in route.replicas if replica.id not in leaving)
             if len(kept) < len(route.replicas):
                 self.put(replace(route, replicas=kept))
+        await self.applied()
+
+    async def applied(self) -> None:
+        """Return once every gateway has applied all that is on the board now; bounded."""
         wanted = self._revision
         waker = asyncio.Event()
         self._wakers.add(waker)

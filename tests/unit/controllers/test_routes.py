@@ -288,3 +288,17 @@ async def test_a_gateway_that_leaves_leaves_nothing_behind() -> None:
     await asyncio.sleep(10)
     assert not board._wakers
     assert not board._gateways
+
+
+async def test_applied_waits_for_every_gateway_to_know_what_is_on_the_board() -> None:
+    board = opened()
+    gateway = Gateway(board)
+    await settle()
+    board.put(route("a", "one"))
+    known = asyncio.ensure_future(board.applied())
+    await settle()
+    assert not known.done()
+    gateway.acknowledge()
+    await settle()
+    assert known.done()
+    await gateway.leave()
