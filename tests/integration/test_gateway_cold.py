@@ -507,6 +507,12 @@ class TestRelay:
         writer.transport.abort()
         server.close()
 
+    async def test_a_refusal_arrives_whole_although_the_body_is_not_read(self, rig: Rig) -> None:
+        for _ in range(5):
+            got = await rig.get(rig.host("nobody"), "/", method="POST", body=b"x" * 2_000_000)
+            assert got.status == 404
+            assert got.header("x-ignite-error") == "HostNotFound"
+
     async def test_an_early_answer_does_not_wait_for_the_body(self, rig: Rig) -> None:
         async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")

@@ -29,7 +29,7 @@ from ignite.gateway.admission import Admission, cors_answer, is_preflight, prefl
 from ignite.gateway.demand import DemandBook
 from ignite.gateway.heads import MAX_HEAD_BYTES, BadHead, Head, read_head
 from ignite.gateway.holding import Holding, Slot
-from ignite.gateway.relay import Body, BrokenOff, Exchange, NotReached, relay
+from ignite.gateway.relay import CHUNK_BYTES, Body, BrokenOff, Exchange, NotReached, relay
 from ignite.gateway.table import Target
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,9 @@ class Activator:
                 await writer.drain()
                 if writer.can_write_eof():
                     writer.write_eof()
+                # Closing on a body that nobody has read would take the answer along.
+                while await reader.read(CHUNK_BYTES):
+                    pass
         except (BadHead, OSError, TimeoutError):
             logger.debug("a connection of envoy ended early")
         finally:
