@@ -19,8 +19,8 @@ setup: $(VENV)/.dev ## install everything: server, tests, tools
 run: $(VENV)/.server ## start the server; data in .ignite (ARGS="--data-dir …" for more)
 	@exec $(BIN)/ignite serve $(ARGS)
 
-test: $(VENV)/.dev ## run all tests (JOBS=2 TESTS=tests)
-	$(PYTEST) $(TESTS)
+test: $(VENV)/.dev ## run all tests but chaos (JOBS=2 TESTS=tests)
+	$(PYTEST) -m "not chaos" $(TESTS)
 
 chaos: $(VENV)/.dev ## load while things change and die, a minute each (CHAOS_SECS=20 CHAOS_RATE=80)
 	CHAOS_SECS=$(or $(CHAOS_SECS),20) $(BIN)/pytest -p no:cacheprovider -s tests/chaos
