@@ -80,6 +80,41 @@ class TestStart:
             for status in statuses:
                 tasks.create_task(client.stop(status.replica_id))
 
+    async def test_one_that_closes_the_pipe_it_tells_by_is_asked(
+        self, spawner: Spawner, client: Client
+    ) -> None:
+        code = """
+            import os
+            for name in os.listdir("/proc/self/fd"):
+                try:
+                    if int(name) > 2 and os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):
+                        os.close(int(name))
+                except OSError:
+                    pass
+            def handler(body, context):
+                return "asked"
+        """
+        status = await client.ready(spawner.app(code))
+        assert b"asked" in await call(status)
+        await client.stop(status.replica_id)
+
+    async def test_an_app_finds_no_trace_of_the_pipe(
+        self, spawner: Spawner, client: Client
+    ) -> None:
+        code = """
+            import os
+            found = [name for name in os.environ if "READY" in name]
+            def handler(body, context):
+                return found + [
+                    name for name in os.listdir("/proc/self/fd")
+                    if int(name) > 2 and os.path.exists(f"/proc/self/fd/{name}")
+                    and os.readlink(f"/proc/self/fd/{name}").startswith("pipe:")
+                ]
+        """
+        status = await client.ready(spawner.app(code))
+        assert (await call(status)).endswith(b"\r\n\r\n[]")
+        await client.stop(status.replica_id)
+
 
 class TestFailedStart:
     async def test_an_import_error_is_told_with_its_trace(

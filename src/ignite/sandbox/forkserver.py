@@ -34,6 +34,8 @@ class Seat:
     group: ControlGroup | None
     tmp_bytes: int
     has_network: bool
+    # An open network namespace to be in, where it is neither a new one nor the machine's.
+    network: int | None = None
 
 
 class ForkServer:
@@ -44,6 +46,7 @@ class ForkServer:
         self._commands = commands
         self._group = group
         self._lock = asyncio.Lock()
+        self._is_killed = False
         self.forks = 0
         self.is_usable = True
 
@@ -82,10 +85,13 @@ class ForkServer:
             try:
                 async with asyncio.timeout(FORK_SECS):
                     made = await self._fork(seat)
-            except (OSError, ValueError, TimeoutError) as error:
+            except BaseException as error:
                 # The next answer could be the one to this request.
                 self.is_usable = False
-                raise ForkFailed(str(error) or "the fork server does not answer") from error
+                if isinstance(error, OSError | ValueError):
+                    why = str(error) or "the fork server does not answer"
+                    raise ForkFailed(why) from error
+                raise
         self.forks += 1
         return made
 
@@ -107,6 +113,9 @@ class ForkServer:
 
     async def kill(self) -> None:
         """End it, and with it all that it forked."""
+        if self._is_killed:
+            return
+        self._is_killed = True
         self.retire()
         await asyncio.to_thread(self._process.kill)
         await self._process.wait()
@@ -144,6 +153,7 @@ class ForkServer:
                 "groups": len(groups),
             }
             given = [ends[0], control_end.fileno(), *ends[1:], *groups]
+            given += [] if seat.network is None else [seat.network]
             pid, handle = await self._ask(json.dumps(request).encode(), given)
             ours.pop_all()
         return Forked(

@@ -121,17 +121,21 @@ class ForkServers:
         if self._tasks is None:
             raise ForkFailed("the spawner is stopping")
         number = next(self._numbers)
-        # No replica's id begins like that.
-        group = await asyncio.to_thread(self._host.groups.create, f".fork-server-{number}")
         try:
-            server = await ForkServer.start(self._tree(interpreter), self._launcher, group)
-        except ForkFailed as error:
+            # No replica's id begins like that.
+            group = await asyncio.to_thread(self._host.groups.create, f".fork-server-{number}")
+            try:
+                server = await ForkServer.start(self._tree(interpreter), self._launcher, group)
+            except ForkFailed:
+                await asyncio.to_thread(group.remove)
+                raise
+        except (ForkFailed, OSError) as error:
             self.note_failure(interpreter)
             logger.warning(
                 "fork server does not start",
                 extra={"python": interpreter.version, "why": str(error)},
             )
-            raise
+            raise ForkFailed(str(error)) from error
         self._alive.add(server)
         watch = self._tasks.create_task(self._watch(server, interpreter))
         self._watches.add(watch)
@@ -152,7 +156,10 @@ class ForkServers:
                 },
             )
         self._alive.discard(server)
-        await server.kill()
+        try:
+            await server.kill()
+        except OSError:
+            logger.exception("fork server not cleared up")
 
     def _tree(self, interpreter: Interpreter) -> TreeSpec:
         shared = self._host.etc.parent

@@ -160,7 +160,11 @@ class WarmPools:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LONGEST_YIELD_SECS):
                     await self._is_quiet.wait()
-            place = await self._make(pool.interpreter)
+            try:
+                place = await self._make(pool.interpreter)
+            except Exception:  # a pool that stays empty costs time alone
+                logger.exception("pool cannot be filled")
+                place = None
             if place is None:
                 await _wait(pool.changed, RETRY_SECS)
             else:
@@ -169,7 +173,7 @@ class WarmPools:
     async def _make(self, interpreter: Interpreter) -> Place | None:
         try:
             place = await self._starts.place(f".pool-{next(self._numbers)}")
-        except (OSError, UidsExhausted) as error:
+        except UidsExhausted as error:
             logger.warning("pool cannot be filled", extra={"why": str(error)})
             return None
         is_made = False

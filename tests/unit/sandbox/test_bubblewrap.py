@@ -3,7 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ignite.sandbox.bubblewrap import Mount, SandboxSpec, Tools, arguments, command
+from ignite.sandbox.bubblewrap import (
+    Mount,
+    SandboxSpec,
+    Tools,
+    TreeSpec,
+    arguments,
+    command,
+    environment,
+)
 
 SPEC = SandboxSpec(
     command=("/bin/true", "--flag"),
@@ -83,3 +91,30 @@ class TestWithoutRoot:
         assert {"--unshare-user", "--disable-userns"} < set(found)
         assert ("ALL",) in pairs(found, "--cap-drop")
         assert command(SPEC, tools) == ["/bin/true", "--flag"]
+
+
+class TestTreeOfAForkServer:
+    tree = TreeSpec(
+        command=("/usr/bin/python3", "zygote.py"),
+        uid=0,
+        mounts=(),
+        places=("/app", "/run/ignite"),
+        etc=Path("/shared/etc"),
+        passwd=Path("/shared/passwd"),
+    )
+
+    def test_it_keeps_its_privileges_and_the_pids_of_the_machine(self) -> None:
+        assert command(self.tree, Tools()) == ["/usr/bin/python3", "zygote.py"]
+        assert "--unshare-pid" not in arguments(self.tree, Tools())
+        assert "--unshare-net" in arguments(self.tree, Tools())
+
+    def test_it_has_a_place_for_what_its_replicas_mount(self) -> None:
+        made = [folder for (folder,) in pairs(arguments(self.tree, Tools()), "--dir", 1)]
+        assert made[-3:] == ["/run", "/app", "/run/ignite"]
+
+
+class TestNotify:
+    def test_the_command_is_told_the_number_of_the_pipe(self) -> None:
+        spec = replace(TestTreeOfAForkServer.tree, notify=7, env={"A": "b"})
+        assert environment(spec)["IGNITE_READY_FD"] == "7"
+        assert "IGNITE_READY_FD" not in environment(TestTreeOfAForkServer.tree)
