@@ -12,6 +12,7 @@ import grpc
 import pytest
 from tests.e2e.server import Server
 
+from ignite.layout import Layout
 from ignite.v1 import ignite_compute_pb2 as pb
 
 SLOW = {
@@ -91,6 +92,7 @@ def test_requests_under_way_finish_and_new_ones_are_refused(fresh: Server) -> No
     assert "host" not in calls.answers, "new ones are refused before old ones are done"
     assert not (fresh.data / "connection.json").exists()
     assert fresh.stop() == 0
+    assert not Layout(fresh.data).run.exists()
     assert calls.end() == {"host": b"done", "http": b"done", "grpc": b"done"}
 
 

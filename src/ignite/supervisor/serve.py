@@ -75,7 +75,11 @@ def serve(
             addresses=addresses,
             owner=owner,
         )
-        run(ground, say)
+        try:
+            run(ground, say)
+        finally:
+            # Sockets without servers, and the copy of the key.
+            shutil.rmtree(layout.run, ignore_errors=True)
 
 
 def _log_to_file(settings: Settings, layout: Layout) -> None:
