@@ -4,12 +4,15 @@ Without a certificate the server stays on loopback; plain text elsewhere has to 
 """
 
 import ipaddress
+import secrets
 import socket
 from dataclasses import dataclass
 
 from ignite.settings import ServerSettings, SettingsError
 
 LOOPBACK = "127.0.0.1"
+_OWN_PORTS = range(15_000, 32_000)
+_ATTEMPTS = 50
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - the contract's default, with a certificate only
 
 
@@ -101,13 +104,32 @@ def parse(text: str, variable: str) -> Address:
 
 def _take(address: Address, variable: str) -> Address:
     """Return the address with a free port for port 0; raises SettingsError when it is taken."""
+    if address.port == 0:
+        return _free(address)
+    try:
+        return _bound(address)
+    except OSError as error:
+        raise SettingsError(f"{variable}: cannot listen on {address}: {error.strerror}") from None
+
+
+def _free(address: Address) -> Address:
+    """Return the address with a free port.
+
+    Another process binds it a moment later, so it comes from below the range that the system gives
+    to outgoing connections: there nobody takes it meanwhile by chance.
+    """
+    for _ in range(_ATTEMPTS):
+        port = _OWN_PORTS.start + secrets.randbelow(len(_OWN_PORTS))
+        try:
+            return _bound(Address(host=address.host, port=port))
+        except OSError:
+            continue
+    return _bound(address)
+
+
+def _bound(address: Address) -> Address:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-        except OSError as error:
-            raise SettingsError(
-                f"{variable}: cannot listen on {address}: {error.strerror}"
-            ) from None
+        probe.bind((address.host, address.port))
         return Address(host=address.host, port=probe.getsockname()[1])
