@@ -29,6 +29,7 @@ class History:
     rig: Rig
     rng: random.Random
     done: list[str] = field(default_factory=list)
+    trials: int = 0
 
     async def step(self) -> None:
         ref = self.rng.choice(REFS)
@@ -76,7 +77,9 @@ class History:
         await self.rig.versions.roll_back(ref, self.rng.randint(1, 3))
 
     async def _wake(self, ref: AppRef) -> None:
-        await self.rig.controller.deployments.wake(ref, self.rng.choice([None, 0, 1, 2]))
+        version = self.rng.choice([None, 0, 1, 2])
+        answer = await self.rig.controller.deployments.wake(ref, version)
+        self.trials += answer.ok and version is not None
 
     async def _configure(self, ref: AppRef) -> None:
         if self.rng.random() < 0.5:
@@ -163,8 +166,13 @@ async def test_in_the_end_it_is_so(database_url: str, seed: int) -> None:
     async with rigged(database_url) as rig:
         history = History(rig, random.Random(seed))
         try:
+            for ref in REFS:
+                await rig.create(ref)
+                await rig.live(f"{ref.name} 1".encode(), ref)
+                await rig.live(f"{ref.name} 2".encode(), ref)
             for _ in range(STEPS):
                 await history.step()
+            assert history.trials, "this history tries too little"
             apps = await quiet(rig)
             serving = {key for app in apps if (key := await active(rig, app))}
             await until(lambda: {route.key for route in rig.routes()} == serving)
