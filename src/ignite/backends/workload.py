@@ -54,6 +54,8 @@ class Workload:
     leaving: set[str] = field(default_factory=set)
     reason: str = ""
     message: str = ""
+    trouble: str = ""
+    trouble_message: str = ""
     failures: int = 0
     failed_at: datetime | None = None
     retry_at: datetime | None = None
@@ -85,6 +87,8 @@ class Workload:
             ),
             reason=self.reason,
             message=self.message,
+            trouble=self.trouble,
+            trouble_message=self.trouble_message,
         )
 
     def want(self, spec: WorkloadSpec) -> bool:
@@ -106,7 +110,7 @@ class Workload:
             self.replicas[replica.id] = replica
             became_ready = before is None or before.state is not ReplicaState.READY
             if replica.state is ReplicaState.READY and became_ready:
-                self.reason = self.message = ""
+                self.reason = self.message = self.trouble = self.trouble_message = ""
             return None
         was_leaving = replica.id in self.leaving
         self.forget(replica.id)
@@ -123,6 +127,7 @@ class Workload:
         """Start anew: no failures, no back-off."""
         self.failures = 0
         self.failed_at = None
+        self.trouble = self.trouble_message = ""
         self.end_back_off()
 
     def end_back_off(self) -> None:
@@ -171,10 +176,11 @@ class Workload:
             self.failures += 1
         self.failed_at = now
         self.waits_for_driver = False
+        self.trouble, self.trouble_message = replica.reason or "Crashed", replica.message
         if replica.state is ReplicaState.EXITED:
             # It has served, so the next one will: requests wait for it and are not told a reason.
             return _delay(self.failures - 1, LONGEST_AFTER_READY)
-        self.reason, self.message = replica.reason or "Crashed", replica.message
+        self.reason, self.message = self.trouble, self.trouble_message
         return _delay(self.failures, LONGEST_DELAY)
 
 

@@ -174,8 +174,8 @@ class Serving:
         seen = AppStatus(
             desired_replicas=desired,
             replicas=replicas,
-            error=status.message if status else "",
-            error_reason=status.reason if status else "",
+            error=status.trouble_message if status else "",
+            error_reason=status.trouble if status else "",
         )
         return seen, status
 

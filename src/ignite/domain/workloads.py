@@ -107,12 +107,18 @@ class Replica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadStatus:
-    """What is there now. `reason` and `message` tell why the newest start failed, if it did."""
+    """What is there now.
+
+    `reason` and `message` tell why nothing can be started now; empty, it may be tried. `trouble`
+    and `trouble_message` tell how it ended last, until a replica is ready again.
+    """
 
     key: str
     replicas: tuple[Replica, ...]
     reason: str = ""
     message: str = ""
+    trouble: str = ""
+    trouble_message: str = ""
 
     @property
     def ready(self) -> tuple[Replica, ...]:

@@ -269,6 +269,22 @@ async def test_what_never_gets_ready_after_a_crash_tells_why() -> None:
         assert rig.reason() == "Crashed"
 
 
+async def test_how_it_ended_is_told_until_a_replica_is_ready_again() -> None:
+    driver = FakeDriver(is_automatic=False)
+    async with running(driver) as rig:
+        await rig.backend.apply(SPEC)
+        await settle()
+        driver.end(driver.of(KEY)[0], reason="StartTimeout", message="not ready within 6 s")
+        await asyncio.sleep(1.1)
+        status = rig.backend.status(KEY)
+        assert status.alive, "it is tried again"
+        assert (status.reason, status.trouble) == ("", "StartTimeout")
+        assert status.trouble_message == "not ready within 6 s"
+        driver.make_ready(driver.of(KEY)[0])
+        await settle()
+        assert rig.backend.status(KEY).trouble == ""
+
+
 async def test_a_crash_after_long_service_counts_as_the_first() -> None:
     async with running() as rig:
         await rig.backend.apply(SPEC)

@@ -82,7 +82,10 @@ def app_summary(app: App, address: PublicAddress) -> pb.AppSummary:
 
 
 def app_state(app: App, status: AppStatus) -> pb.GetAppStateResponse:
-    """Return where an app stands; ready replicas are those that serve its users."""
+    """Return where an app stands; ready replicas are those that serve its users.
+
+    What ails it now comes before what its last publish failed of.
+    """
     replicas = [
         common.AppReplica(
             replica_id=replica.id,
@@ -101,8 +104,8 @@ def app_state(app: App, status: AppStatus) -> pb.GetAppStateResponse:
         ready_replicas=len(serving),
         desired_replicas=status.desired_replicas,
         replicas=replicas,
-        last_error=app.error,
-        last_error_reason=app.error_reason,
+        last_error=status.error if status.error_reason else app.error,
+        last_error_reason=status.error_reason or app.error_reason,
     )
 
 
