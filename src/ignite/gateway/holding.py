@@ -30,6 +30,9 @@ WAKE_AGAIN_SECS = 5.0
 LEARN_SECS = 10.0
 """How long a request to an unknown host waits for controllers to tell all routes."""
 
+LONGEST_DELAY_SECS = 0.5
+"""Between two wakes of controllers that do not answer: a restart of them should cost no more."""
+
 NEWS_SECS = 0.3
 """How long a request to an unknown host waits all the same: who was told that an app is active may
 be a step ahead of the route."""
@@ -298,7 +301,7 @@ class Holding:
                     answer = await self._waker.wake(line.target)
                 except Unavailable:
                     await _until(line.changed, delay)
-                    delay = min(delay * 2, 2.0)
+                    delay = min(delay * 2, LONGEST_DELAY_SECS)
                     continue
                 if not answer.ok:
                     self._fail(line, _refusal(answer))

@@ -27,7 +27,7 @@ from ignite.internal.v1 import routes_pb2_grpc
 logger = logging.getLogger(__name__)
 
 CALL_SECS = 5.0
-RETRY_SECS = (0.05, 2.0)
+RETRY_SECS = (0.05, 0.5)
 REPORT_SECS = 1.0
 HEARTBEAT_SECS = 5.0
 SAVE_PAUSE_SECS = 0.5
@@ -49,7 +49,7 @@ class ControllersClient:
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.initial_reconnect_backoff_ms", 50),
                 ("grpc.min_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.max_reconnect_backoff_ms", 500),
             ],
         )
         self._stub = routes_pb2_grpc.RouteServiceStub(self._channel)
