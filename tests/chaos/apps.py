@@ -198,14 +198,21 @@ def part_of(pid: int) -> str:
         return ""
 
 
-def kill(server: Server, part: str, number: signal.Signals) -> Callable[[], bool]:
-    """Signal one part; return what tells whether another process has taken its place."""
-    before = pids_of(server, part)
-    assert len(before) == 1, f"{part}: {before}"
-    os.kill(before[0], number)
+class Part:
+    """One part of a server, which has one process."""
 
-    def is_back() -> bool:
-        now = pids_of(server, part)
-        return len(now) == 1 and now[0] != before[0]
+    def __init__(self, server: Server, name: str) -> None:
+        self._server = server
+        self._name = name
+        found = pids_of(server, name)
+        assert len(found) == 1, f"{name}: {found}"
+        self._pid = found[0]
 
-    return is_back
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        os.kill(self._pid, number)
+
+    def is_back(self) -> bool:
+        """Tell whether another process has taken its place."""
+        now = pids_of(self._server, self._name)
+        return len(now) == 1 and now[0] != self._pid

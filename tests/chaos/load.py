@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-ANSWER_SECS = 60.0
+ANSWER_SECS = 100.0
 MAX_CONNECTIONS = 500
 HEAD_BYTES = 64 * 1024
 
@@ -172,7 +172,7 @@ class Load:
         task.add_done_callback(self._tasks.discard)
         return call
 
-    async def until(self, is_so: Callable[[Report], bool], *, secs: float = 60.0) -> None:
+    async def until(self, is_so: Callable[[Report], bool], *, secs: float = ANSWER_SECS) -> None:
         """Wait until the answers so far are so."""
         async with asyncio.timeout(secs), self._answered:
             await self._answered.wait_for(lambda: is_so(self.report))

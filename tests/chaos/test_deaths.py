@@ -10,13 +10,11 @@ import time
 
 import grpc
 import pytest
-from tests.chaos.apps import App, kill, wait_for
+from tests.chaos.apps import App, Part, wait_for
 from tests.chaos.conftest import LONG_SECS, MakeApp, Show
 from tests.chaos.load import Call, Report, loaded
 from tests.chaos.test_changes import check_runs, flow
 from tests.e2e.server import Server
-
-BACK_SECS = 40.0
 
 
 class TestReplica:
@@ -73,8 +71,9 @@ class TestRole:
     ) -> None:
         async with loaded(warm.target, rate=rate) as load:
             await flow(load, secs / 2)
-            is_back = kill(server, role, number)
-            await asyncio.to_thread(lambda: wait_for(is_back, secs=BACK_SECS))
+            part = await asyncio.to_thread(Part, server, role)
+            part.signal(number)
+            await asyncio.to_thread(wait_for, part.is_back)
             await flow(load, secs)
         show(load.report)
         load.report.check()
@@ -88,11 +87,12 @@ class TestRole:
     ) -> None:
         await asyncio.to_thread(wait_for, lambda: not warm.state().replicas)
         async with loaded(warm.target, rate=0) as load:
-            is_back = kill(server, role, number)
+            part = await asyncio.to_thread(Part, server, role)
+            part.signal(number)
             for _ in range(20):
                 load.send()
             await load.until(lambda report: all(call.done_at for call in report.calls))
-            await asyncio.to_thread(lambda: wait_for(is_back, secs=BACK_SECS))
+            await asyncio.to_thread(wait_for, part.is_back)
         show(load.report)
         load.report.check()
 
@@ -102,20 +102,19 @@ class TestRole:
     ) -> None:
         await asyncio.to_thread(wait_for, lambda: not warm.state().replicas)
         async with loaded(warm.target, rate=0) as load:
-            is_back = kill(server, "gateway", number)
+            part = await asyncio.to_thread(Part, server, "gateway")
+            part.signal(number)
             await asyncio.sleep(0.2)
             for _ in range(20):
                 load.send()
             await load.until(lambda report: all(call.done_at for call in report.calls))
-            await asyncio.to_thread(lambda: wait_for(is_back, secs=BACK_SECS))
+            await asyncio.to_thread(wait_for, part.is_back)
         show(load.report)
         load.report.check()
 
 
 class TestStore:
-    @pytest.mark.parametrize(
-        ("part", "program"), [("postgres", "postgres"), ("openbao", "bao")], ids=["postgres", "bao"]
-    )
+    @pytest.mark.parametrize("program", ["postgres", "bao"])
     async def test_death_of_a_store_costs_no_request_of_a_warm_app(
         self,
         server: Server,
@@ -123,13 +122,13 @@ class TestStore:
         show: Show,
         rate: float,
         secs: float,
-        part: str,
         program: str,
     ) -> None:
         async with loaded(warm.target, rate=rate) as load:
             await flow(load, secs / 2)
-            is_back = kill(server, program, signal.SIGKILL)
-            await asyncio.to_thread(lambda: wait_for(is_back, secs=BACK_SECS))
+            part = await asyncio.to_thread(Part, server, program)
+            part.signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for, part.is_back)
             await flow(load, secs)
         show(load.report)
         load.report.check()
@@ -154,12 +153,13 @@ class TestSpawner:
     ) -> None:
         async with loaded(warm.target, rate=rate) as load:
             await flow(load, secs / 2)
+            part = await asyncio.to_thread(Part, server, "spawner")
             died_at = time.monotonic()
-            is_back = kill(server, "spawner", signal.SIGKILL)
-            await asyncio.to_thread(lambda: wait_for(is_back, secs=BACK_SECS))
+            part.signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for, part.is_back)
             await flow(load, secs)
         show(load.report)
-        lost = under_way(load.report, died_at, died_at + 0.3)
+        lost = under_way(load.report, died_at, died_at + 0.1)
         load.report.check(may_fail=lost)
         # What replicas wrote at last dies with the spawner, which reads it.
         check_runs(warm, load.report, lost_lines=int(rate))

@@ -4,13 +4,11 @@ import asyncio
 import signal
 import time
 
-from tests.chaos.apps import App, kill, wait_for
+from tests.chaos.apps import App, Part, wait_for
 from tests.chaos.conftest import MakeApp, Show
 from tests.chaos.load import Load, Report, loaded
 from tests.chaos.test_changes import flow
 from tests.e2e.server import STOP_SECS, Server, processes_of
-
-BACK_SECS = 40.0
 
 
 class TestServer:
@@ -65,9 +63,10 @@ class TestEnvoy:
         app = await asyncio.to_thread(make_app, server, "envoy")
         async with loaded(app.target, rate=rate) as load:
             await flow(load, secs / 2)
+            part = await asyncio.to_thread(Part, server, "envoy")
             died_at = time.monotonic()
-            is_back = kill(server, "envoy", signal.SIGKILL)
-            await asyncio.to_thread(wait_for, is_back, secs=BACK_SECS)
+            part.signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for, part.is_back)
             await served_again(load, died_at)
             back_at = time.monotonic()
             await flow(load, secs)
