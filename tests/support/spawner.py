@@ -248,6 +248,7 @@ def spawner_of_each_way(
     made.close()
     log = (made.data / "spawner.log").read_text()
     assert "another way" not in log, log
+    assert "does not start" not in log, log
     assert ("fork server started" in log) == (request.param != "bwrap")
 
 
