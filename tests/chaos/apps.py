@@ -140,6 +140,11 @@ class App:
         states = [common.REPLICA_STATE_READY] * number
         wait_for(lambda: [replica.state for replica in self.state().replicas] == states)
 
+    def asleep(self) -> None:
+        """Wait until it was scaled to zero."""
+        cold = common.DEPLOYMENT_STATE_COLD
+        wait_for(lambda: self.state().deployment_state == cold and not self.state().replicas)
+
     def runs(self) -> list[str]:
         """Return the nonces of all runs, of every replica, as the replicas wrote them down."""
         found = []

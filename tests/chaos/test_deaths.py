@@ -85,7 +85,7 @@ class TestRole:
     async def test_restart_of_a_role_costs_no_request_that_waits_for_a_start(
         self, server: Server, warm: App, show: Show, role: str, number: signal.Signals
     ) -> None:
-        await asyncio.to_thread(wait_for, lambda: not warm.state().replicas)
+        await asyncio.to_thread(warm.asleep)
         async with loaded(warm.target, rate=0) as load:
             part = await asyncio.to_thread(Part, server, role)
             part.signal(number)
@@ -100,7 +100,7 @@ class TestRole:
     async def test_requests_to_a_cold_app_after_the_gateway_ended_wait_for_its_return(
         self, server: Server, warm: App, show: Show, number: signal.Signals
     ) -> None:
-        await asyncio.to_thread(wait_for, lambda: not warm.state().replicas)
+        await asyncio.to_thread(warm.asleep)
         async with loaded(warm.target, rate=0) as load:
             part = await asyncio.to_thread(Part, server, "gateway")
             part.signal(number)

@@ -75,7 +75,7 @@ class TestFromZero:
         self, server: Server, make_app: MakeApp, show: Show
     ) -> None:
         app = await asyncio.to_thread(lambda: make_app(server, "stampede", max_replicas=1))
-        await asyncio.to_thread(wait_for, lambda: not app.state().replicas)
+        await asyncio.to_thread(app.asleep)
         started = len(starts(app))
         async with loaded(app.target, rate=0) as load:
             for _ in range(200):
