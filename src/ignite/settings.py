@@ -197,7 +197,10 @@ class RuntimeSettings(Group):
         default=64, ge=0, le=10_000, description="Requests that wait in a replica beyond that."
     )
     start_timeout_secs: Seconds = Field(default=60, description="Spawn to ready.")
-    stop_grace_secs: Seconds = Field(default=30, description="SIGTERM to SIGKILL, at most.")
+    stop_grace_secs: Seconds = Field(
+        default=30,
+        description="SIGTERM to SIGKILL, at most; an app with a longer timeout gets that.",
+    )
     pids_max: PositiveInt = Field(default=256, le=32_768, description="Processes a replica.")
     tmp_bytes: PositiveInt = Field(default=256 * 1024 * 1024, description="Size of $HOME and /tmp.")
     first_uid: PositiveInt = Field(default=200_000, description="First of 50,000 uids of replicas.")

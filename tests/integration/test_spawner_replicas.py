@@ -348,3 +348,20 @@ async def _until_logged(client: Client, replica_id: str, text: str) -> None:
 
 def _groups(spawner: Spawner) -> list[Path]:
     return list(Path("/sys/fs/cgroup").glob(f"**/ignite/{spawner.layout.run.name}/*"))
+
+
+async def test_a_replica_may_drain_as_long_as_its_app_may_take(tmp_path: Path) -> None:
+    spawner = Spawner(tmp_path / "data", env={"IGNITE__RUNTIME__STOP_GRACE_SECS": "1"})
+    spawner.start()
+    try:
+        async with spawner.client() as client:
+            status = await client.ready(
+                spawner.app(SLOW.replace("sleep(1)", "sleep(3)")), timeout_secs=20
+            )
+            answer = asyncio.ensure_future(call(status))
+            await _until_logged(client, status.replica_id, "began")
+            ended = await client.stop(status.replica_id, grace_secs=20)
+            assert b"done" in await answer
+            assert ended.reason == "Stopped"
+    finally:
+        spawner.close()

@@ -143,7 +143,8 @@ class Replicas:
             return
         if not record.stop_wanted.is_set():
             logger.info("replica stops", extra={"replica": replica_id, "why": reason})
-        most = self._settings.stop_grace_secs
+        # A request under way may take the app's whole time; whoever asks for less gets less.
+        most = max(self._settings.stop_grace_secs, record.spec.timeout_secs)
         wanted = record.spec.drain_grace_secs if grace_secs is None else grace_secs
         record.grace_secs = min(most, wanted)
         record.stop_wanted.set()
