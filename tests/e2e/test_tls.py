@@ -73,3 +73,13 @@ def test_command_line_deploys_and_invokes(
     monkeypatch.setenv("SSL_CERT_FILE", str(ca))
     assert server.deploy("hello", HELLO).startswith("https://hello-")
     assert '"hello": "tls"' in server.invoke("hello", "tls")
+
+
+def test_command_line_says_that_it_does_not_trust_the_certificate(
+    secured: tuple[Server, Path],
+) -> None:
+    server, _ = secured
+    for command in (("app", "list"), ("login", server.connection["client_id"], "x")):
+        done = server.cli(*command)
+        assert "is not trusted" in done.stderr
+        assert done.returncode == 9

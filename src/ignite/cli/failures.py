@@ -31,6 +31,12 @@ OTHER = 1
 INTERRUPTED = 130
 
 
+UNTRUSTED = (
+    "the certificate of {place} is not trusted; GRPC_DEFAULT_SSL_ROOTS_FILE_PATH and SSL_CERT_FILE "
+    "name a file of authorities to believe"
+)
+
+
 class Failure(Exception):
     """A command cannot do its job. `reason` is one word, as the server's reasons are."""
 
@@ -80,7 +86,9 @@ def rpc_failure(error: grpc.RpcError, target: str) -> RpcFailure:
     request_id = next((_text(value) for key, value in metadata if key == "x-request-id"), "")
     reason = next(_reasons(metadata), "")
     message = error.details() or "no further word"
-    if not reason and code is grpc.StatusCode.UNAVAILABLE and _is_transport(message):
+    if not reason and code is grpc.StatusCode.UNAVAILABLE and _is_distrust(message):
+        message = UNTRUSTED.format(place=f"the server at {target}")
+    elif not reason and code is grpc.StatusCode.UNAVAILABLE and _is_transport(message):
         message = f"cannot reach the server at {target}; is it running? (`make run` starts one)"
     elif not reason and code is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = "the server did not finish in time; --timeout gives it longer"
@@ -92,6 +100,11 @@ def rpc_failure(error: grpc.RpcError, target: str) -> RpcFailure:
 def camel_case(name: str) -> str:
     """Return `NOT_FOUND` as `NotFound`."""
     return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _is_distrust(message: str) -> bool:
+    marks = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "Peer name")
+    return any(mark in message for mark in marks)
 
 
 def _is_transport(message: str) -> bool:

@@ -6,6 +6,7 @@ again instead of failing. Claims are read without verification: they only decide
 
 import base64
 import json
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ignite.cli.endpoints import http_base, is_loopback
-from ignite.cli.failures import OTHER, UNAUTHENTICATED, UNAVAILABLE, Failure
+from ignite.cli.failures import OTHER, UNAUTHENTICATED, UNAVAILABLE, UNTRUSTED, Failure
 
 TOKEN_PATH = "/realms/dodil/protocol/openid-connect/token"  # noqa: S105 - a path
 SKEW_SECS = 30.0
@@ -112,8 +113,10 @@ def exchange(credentials: Credentials) -> str:
     except urllib.error.HTTPError as error:
         raise _refused(error) from error
     except OSError as error:
+        place = f"the token endpoint at {host}"
+        distrust = isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError)
         raise Failure(
-            f"cannot reach the token endpoint at {host}",
+            UNTRUSTED.format(place=place) if distrust else f"cannot reach {place}",
             reason="Unavailable",
             exit_code=UNAVAILABLE,
         ) from error
