@@ -182,7 +182,7 @@ for _ in range(5):
 """
         await ask(status, code)
         uid = await ask(status, "import os; result = os.getuid()")
-        alive = _processes_of(uid)
+        alive = _processes_of(uid, status.replica_id)
         assert len(alive) >= 6
         await client.stop(status.replica_id)
         assert not [pid for pid in alive if Path(f"/proc/{pid}").exists()]
@@ -299,7 +299,7 @@ class TestEnvironment:
     ) -> None:
         status = await client.ready(spawner.app(PROBE), env={"TOKEN": "very-secret-value"})
         uid = await ask(status, "import os; result = os.getuid()")
-        for pid in (*_processes_of(uid), status.pid):
+        for pid in (*_processes_of(uid, status.replica_id), status.pid):
             assert b"very-secret-value" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
@@ -345,11 +345,12 @@ os.execv('/run/ignite/true', ['true'])
         assert not os.path.lexists(Path(status.unix_path).parent)
 
 
-def _processes_of(uid: int) -> list[int]:
+def _processes_of(uid: int, replica_id: str) -> list[int]:
+    """Return the replica's processes: another spawner on this machine may use the same uid."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if folder.stat().st_uid == uid:
+            if folder.stat().st_uid == uid and replica_id in (folder / "cgroup").read_text():
                 found.append(int(folder.name))
         except OSError:
             continue

@@ -163,14 +163,25 @@ class TestInterrupt:
             "IGNITE_ORG_NAME": "acme",
         }
         command = [sys.executable, "-m", "ignite", "app", "deploy", "hello", "--code", str(code)]
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as run:
+        run = subprocess.Popen(
+            command,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background job ignores the signal, and so would the command.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
             assert run.stderr is not None
             for line in run.stderr:
                 if line.startswith("✓ Publish"):
                     break
             run.send_signal(signal.SIGINT)
             rest = run.stderr.read()
-        assert run.returncode == 130
+            assert run.wait(20) == 130
+        finally:
+            run.kill()
+            run.communicate()
         assert "Publishing of version 1 goes on" in rest
         assert "Traceback" not in rest
 
