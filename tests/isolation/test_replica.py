@@ -182,7 +182,7 @@ for _ in range(5):
 """
         await ask(status, code)
         uid = await ask(status, "import os; result = os.getuid()")
-        alive = _processes_of(uid, status.replica_id)
+        alive = _processes_of(uid, _pid(spawner))
         assert len(alive) >= 6
         await client.stop(status.replica_id)
         assert not [pid for pid in alive if Path(f"/proc/{pid}").exists()]
@@ -299,7 +299,7 @@ class TestEnvironment:
     ) -> None:
         status = await client.ready(spawner.app(PROBE), env={"TOKEN": "very-secret-value"})
         uid = await ask(status, "import os; result = os.getuid()")
-        for pid in (*_processes_of(uid, status.replica_id), status.pid):
+        for pid in (*_processes_of(uid, _pid(spawner)), status.pid):
             assert b"very-secret-value" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
@@ -345,13 +345,28 @@ os.execv('/run/ignite/true', ['true'])
         assert not os.path.lexists(Path(status.unix_path).parent)
 
 
-def _processes_of(uid: int, replica_id: str) -> list[int]:
-    """Return the replica's processes: another spawner on this machine may use the same uid."""
-    found = []
+def _processes_of(uid: int, spawner: int) -> list[int]:
+    """Return a replica's processes; another spawner on this machine may use the same uid."""
+    parents: dict[int, tuple[int, int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if folder.stat().st_uid == uid and replica_id in (folder / "cgroup").read_text():
-                found.append(int(folder.name))
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(folder.name)] = (parent, folder.stat().st_uid)
         except OSError:
             continue
-    return found
+    return [
+        pid
+        for pid, (_, owner) in parents.items()
+        if owner == uid and _is_below(pid, spawner, parents)
+    ]
+
+
+def _is_below(pid: int, top: int, parents: dict[int, tuple[int, int]]) -> bool:
+    while pid in parents and pid != top:
+        pid = parents[pid][0]
+    return pid == top
+
+
+def _pid(spawner: Spawner) -> int:
+    assert spawner.process is not None
+    return spawner.process.pid
