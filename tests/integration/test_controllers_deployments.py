@@ -35,8 +35,8 @@ async def test_a_published_version_serves_once_a_replica_is_ready(rig: Rig) -> N
     route = rig.route()
     assert route is not None
     assert (route.version, len(route.replicas)) == (1, 1)
-    app = await rig.until_settled()
-    assert app.state is DeploymentState.DEPLOYED
+    await rig.until_settled()
+    await until(lambda: rig.state_is(DeploymentState.DEPLOYED))
     assert (await rig.version(1)).status is VersionStatus.ACTIVE
 
 
