@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 # Children of one server share the seed of hashes and the layout of memory.
 MOST_FORKS = 1000
 MOST_AGE_SECS = 3600.0
-CLOSE_SECS = 5.0
 RETRY_SECS = 30.0
 
 _COMMAND = ("-I", "-B", f"{RUNTIME_FOLDER}/zygote.py")
@@ -68,14 +67,10 @@ class ForkServers:
     async def close(self) -> None:
         """End all servers, and with them what they forked."""
         self._tasks = None
+        for watch in self._watches:
+            watch.cancel()
         for server in list(self._alive):
             await server.kill()
-        # Each clears up behind its own server, and may be in the middle of it.
-        watches = set(self._watches)
-        if watches:
-            _, late = await asyncio.wait(watches, timeout=CLOSE_SECS)
-            for watch in late:
-                watch.cancel()
         self._alive.clear()
         self._servers.clear()
 
