@@ -18,12 +18,15 @@ from ignite.settings import Settings
 from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host, prepare_host
 
-pytestmark = [needs_root, needs_bwrap]
 
 FIRST_UID = 290_000
 
 # A server that ends by itself at the moment of the close may leave its two pipes to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    needs_root,
+    needs_bwrap,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")
