@@ -18,7 +18,6 @@ from ignite.settings import Settings
 from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host, prepare_host
 
-
 FIRST_UID = 290_000
 
 # A server that ends by itself at the moment of the close may leave its two pipes to the collector.
