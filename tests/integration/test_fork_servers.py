@@ -20,11 +20,9 @@ from ignite.spawner.host import Host, prepare_host
 
 FIRST_UID = 290_000
 
-# A server that ends by itself at the moment of the close may leave its two pipes to the collector.
 pytestmark = [
     needs_root,
     needs_bwrap,
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 

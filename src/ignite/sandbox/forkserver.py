@@ -115,10 +115,13 @@ class ForkServer:
         """End it, and with it all that it forked."""
         if self._is_killed:
             return
-        self._is_killed = True
         self.retire()
         await asyncio.to_thread(self._process.kill)
         await self._process.wait()
+        if self._is_killed:
+            return
+        # Set only now: a caller that was cancelled above leaves the rest to the next one.
+        self._is_killed = True
         self._process.close()
         await asyncio.to_thread(self._group.remove)
 

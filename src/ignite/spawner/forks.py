@@ -67,8 +67,12 @@ class ForkServers:
     async def close(self) -> None:
         """End all servers, and with them what they forked."""
         self._tasks = None
-        for watch in self._watches:
+        watches = set(self._watches)
+        for watch in watches:
             watch.cancel()
+        # One waits on a process at a time; what a watch had begun is finished below.
+        if watches:
+            await asyncio.wait(watches)
         for server in list(self._alive):
             await server.kill()
         self._alive.clear()
@@ -155,11 +159,11 @@ class ForkServers:
                     "why": server.last_words(),
                 },
             )
-        self._alive.discard(server)
         try:
             await server.kill()
         except OSError:
             logger.exception("fork server not cleared up")
+        self._alive.discard(server)
 
     def _tree(self, interpreter: Interpreter) -> TreeSpec:
         shared = self._host.etc.parent
