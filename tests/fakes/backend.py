@@ -19,6 +19,8 @@ class FakeWorkload:
     replicas: dict[str, Replica] = field(default_factory=dict)
     reason: str = ""
     message: str = ""
+    trouble: str = ""
+    trouble_message: str = ""
     history: list[int] = field(default_factory=list)
 
 
@@ -42,6 +44,7 @@ class FakeBackend:
             return
         elif workload.spec.fingerprint != spec.fingerprint:
             workload.reason = workload.message = ""
+            workload.trouble = workload.trouble_message = ""
             workload.replicas.clear()
         workload.spec = spec
         workload.history.append(spec.replicas)
@@ -68,6 +71,8 @@ class FakeBackend:
             replicas=tuple(workload.replicas.values()),
             reason=workload.reason,
             message=workload.message,
+            trouble=workload.trouble,
+            trouble_message=workload.trouble_message,
         )
 
     def changes(self) -> AsyncIterator[str]:
@@ -110,6 +115,7 @@ class FakeBackend:
                 replica, state=ReplicaState.READY, ready_at=self.now()
             )
         workload.reason = workload.message = ""
+        workload.trouble = workload.trouble_message = ""
         self._hint(key)
 
     def fail(self, version: int, reason: str, message: str = "") -> None:
@@ -118,6 +124,7 @@ class FakeBackend:
         workload = self.workloads[key]
         workload.replicas.clear()
         workload.reason, workload.message = reason, message
+        workload.trouble, workload.trouble_message = reason, message
         self._hint(key)
 
     def retry(self, version: int) -> None:
@@ -141,6 +148,8 @@ class FakeBackend:
                 started_at=self.now(),
                 ready_at=None if is_manual else self.now(),
             )
+            if not is_manual:
+                workload.trouble = workload.trouble_message = ""
 
     def _hint(self, key: str) -> None:
         for queue in self.listeners:
