@@ -4,9 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Tests import each other as `tests.…` whatever the folder pytest was started from.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# How fast examples are made says something about the machine, nothing about the code.
+settings.register_profile("ignite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ignite")
 
 pytest_plugins = [
     "tests.support.servers",

@@ -373,6 +373,9 @@ class FakeReplica:
         finally:
             gone.cancel()
             await asyncio.wait([gone])
+            # The next request may have begun before this one was seen to end.
+            if not gone.cancelled() and gone.exception() is None:
+                wire.receive_data(gone.result())
             self.in_flight -= 1
             await self._note()
         return wire.our_state is h11.DONE and wire.their_state is h11.DONE
@@ -387,7 +390,7 @@ class FakeReplica:
             headers.append(("content-length", str(len(answer.body))))
         head = h11.Response(status_code=answer.status, headers=headers)
         writer.write(wire.send(head) or b"")
-        for chunk in chunks:
+        for chunk in chunks if seen.method != "HEAD" else ():
             writer.write(wire.send(h11.Data(data=chunk)) or b"")
             await writer.drain()
         writer.write(wire.send(h11.EndOfMessage(headers=answer.trailers)) or b"")
