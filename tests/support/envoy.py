@@ -67,11 +67,26 @@ async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
 
 
 class Keys:
-    """A signing key with a JWK set and a verifier."""
+    """A signing key with a JWK set and a verifier. Implements ports.identity.PublishedKeys."""
 
     def __init__(self, kid: str = "k1") -> None:
         self.kid = kid
         self._key = ec.generate_private_key(ec.SECP256R1())
+        self._watchers: list[Callable[[], None]] = []
+
+    @property
+    def digest(self) -> str:
+        return json.dumps(self.jwks())
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        self._watchers.append(call)
+
+    def replace(self, kid: str) -> None:
+        """Withdraw the key and publish another one."""
+        self.kid = kid
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        for call in self._watchers:
+            call()
 
     def jwks(self) -> dict[str, Any]:
         public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key()))
@@ -559,6 +574,7 @@ class Rig:
                 verifier=self.keys,
                 issuer=ISSUER,
                 descriptors=descriptors,
+                key_sets=(self.keys,),
             )
         )
         up = asyncio.Event()

@@ -33,6 +33,7 @@ def components(settings: Settings, layout: Layout) -> Tiers:
         layout=layout,
         verifier=trust.verifier,
         issuer=issuer,
+        key_sets=(keys, *trust.external_keys),
         descriptors=resources.files("ignite.v1").joinpath("descriptors.binpb").read_bytes(),
     )
     return [[keys, *trust.components], *gateway_components(inputs)]

@@ -9,7 +9,7 @@ from ignite.identity.fetch import fetch_by_discovery, fetch_url
 from ignite.identity.jwks import JwksCache, KeySource
 from ignite.identity.verifier import ChainVerifier, JwtVerifier
 from ignite.lifecycle import Component
-from ignite.ports.identity import TokenVerifier
+from ignite.ports.identity import PublishedKeys, TokenVerifier
 from ignite.settings import IdentitySettings
 
 _EXTERNAL_REFRESH_SECS = 300.0
@@ -18,10 +18,11 @@ _MIN_INTERVAL_SECS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verifiers:
-    """The verifier of all issuers, and what has to run for it."""
+    """The verifier of all issuers, what has to run for it, and the other issuer's keys."""
 
     verifier: TokenVerifier
     components: tuple[Component, ...]
+    external_keys: tuple[PublishedKeys, ...] = ()
 
 
 def verifiers(keys: KeySource, issuer: str, settings: IdentitySettings) -> Verifiers:
@@ -51,4 +52,4 @@ def verifiers(keys: KeySource, issuer: str, settings: IdentitySettings) -> Verif
         read=principal_by_roles(settings.external_roles_claim),
         clock=now,
     )
-    return Verifiers(verifier=ChainVerifier(by_issuer), components=(cache,))
+    return Verifiers(verifier=ChainVerifier(by_issuer), components=(cache,), external_keys=(cache,))

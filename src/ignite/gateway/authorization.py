@@ -18,14 +18,40 @@ RBAC_FILTER = "envoy.filters.http.rbac"
 JWT_TYPE = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3."
 RBAC_TYPE = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3."
 REQUIREMENT = "caller"
+REMEMBERED_TOKENS = 1000
+"""Tokens of which each of Envoy's workers remembers that their signature is good."""
+
 CLAIMS = "claims"
 
 Config = dict[str, Any]
 
 
-def jwt_filter(shape: Shape) -> Config:
-    """Return the filter that verifies bearer tokens on the routes that ask for it."""
-    providers = {_name(issuer): _provider(issuer, shape) for issuer in shape.issuers}
+def jwt_filter_reference() -> Config:
+    """Return the place of the filter that verifies tokens; the filter itself comes beside it.
+
+    A filter that comes by discovery is replaced in place. As a part of the listener, a change of it
+    would end the connections of everyone.
+    """
+    return {
+        "name": JWT_FILTER,
+        "config_discovery": {
+            "config_source": {"ads": {}, "resource_api_version": "V3"},
+            "type_urls": [f"{JWT_TYPE}JwtAuthentication"],
+        },
+    }
+
+
+def jwt_filter(shape: Shape, generation: str) -> Config:
+    """Return the filter that verifies bearer tokens on the routes that ask for it.
+
+    Envoy remembers whose signature was good and goes on believing it when the key is withdrawn. So
+    tokens are remembered only where a `generation` names the set of keys: another one is another
+    filter, and that has seen no token yet.
+    """
+    providers = {
+        f"{_name(issuer)}{generation}": _provider(issuer, shape, remembers=bool(generation))
+        for issuer in shape.issuers
+    }
     asked: list[Config] = [{"provider_name": name} for name in providers]
     requirement = asked[0] if len(asked) == 1 else {"requires_any": {"requirements": asked}}
     return {
@@ -68,7 +94,7 @@ def _name(issuer: Issuer) -> str:
     return "builtin" if issuer.is_builtin else "external"
 
 
-def _provider(issuer: Issuer, shape: Shape) -> Config:
+def _provider(issuer: Issuer, shape: Shape, *, remembers: bool) -> Config:
     cluster = names.EDGE if issuer.is_builtin else names.EXTERNAL_ISSUER
     return {
         "issuer": issuer.issuer,
@@ -83,6 +109,8 @@ def _provider(issuer: Issuer, shape: Shape) -> Config:
             for prefix in ("Bearer ", "bearer ", "BEARER ")
         ],
         "payload_in_metadata": CLAIMS,
+        # What is remembered is held to its time and audience at every use.
+        **({"jwt_cache_config": {"jwt_cache_size": REMEMBERED_TOKENS}} if remembers else {}),
         "remote_jwks": {
             "http_uri": {"uri": issuer.jwks_uri, "cluster": cluster, "timeout": "5s"},
             "cache_duration": f"{shape.jwks_cache_secs:g}s",

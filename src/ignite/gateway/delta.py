@@ -16,7 +16,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 )
 from envoy.service.discovery.v3.discovery_pb2 import Resource as WireResource
 
-from ignite.gateway.xds import CDS, EDS, LDS, RDS, VHDS, Resource, Snapshot
+from ignite.gateway.xds import CDS, ECDS, EDS, LDS, RDS, VHDS, Resource, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class DeltaStream:
 
     def respond(self, snapshot: Snapshot) -> Iterator[DeltaDiscoveryResponse]:
         """Yield what can be sent now on the way to `snapshot`."""
-        for step in ((CDS, EDS), (LDS, RDS, VHDS)):
+        for step in ((CDS, EDS), (LDS, ECDS, RDS, VHDS)):
             for url in step:
                 yield from self._send(url, snapshot, removes=url != CDS)
             if not self._is_done(step, snapshot):

@@ -1,7 +1,5 @@
 """The routes that no app changes: the API's hosts, and every other host's way to the activator."""
 
-import base64
-
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from ignite.gateway import names, replies
@@ -145,7 +143,10 @@ def _api_routes(shape: Shape) -> list[Config]:
             "typed_per_filter_config": {
                 # The transcoder's own bound does not hold for a body that it reads as it comes.
                 BUFFER_FILTER: _body_bound(shape),
-                TRANSCODER_FILTER: _transcoder(shape),
+                TRANSCODER_FILTER: {
+                    "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+                    "config": {},
+                },
             },
         },
         {"match": {"prefix": "/v1/"}, **_edge()},
@@ -173,29 +174,6 @@ def _edge() -> Config:
         "route": _to(names.EDGE),
         # The edge sends trailers only to who says it can take them; Envoy can.
         "request_headers_to_add": [overwrite("te", "trailers")],
-    }
-
-
-def _transcoder(shape: Shape) -> Config:
-    return {
-        "@type": f"{HTTP}grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        "proto_descriptor_bin": base64.b64encode(shape.descriptors).decode(),
-        "services": list(shape.services),
-        "match_incoming_request_route": True,
-        "print_options": {
-            "always_print_primitive_fields": False,
-            "always_print_enums_as_ints": False,
-            "preserve_proto_field_names": False,
-            "stream_newline_delimited": True,
-        },
-        "convert_grpc_status": True,
-        # As with fields of bodies: what a newer client sends is not an error.
-        "ignore_unknown_query_parameters": True,
-        "request_validation_options": {"reject_unknown_method": True},
-        "url_unescape_spec": "ALL_CHARACTERS_EXCEPT_RESERVED",
-        "query_param_unescape_plus": True,
-        "max_request_body_size": shape.max_json_body_bytes,
-        "max_response_body_size": shape.max_json_body_bytes,
     }
 
 

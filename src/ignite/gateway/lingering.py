@@ -67,6 +67,11 @@ class Publisher:
             self._timer = loop.call_later(LINGER_SECS + 0.1, self._sweep)
         return self._discovery.publish(self._compiler.snapshot(fresh, lingering=kept))
 
+    def trust(self, keys: str) -> None:
+        """Have Envoy forget which tokens were good; see `Compiler.trust`."""
+        self._compiler.trust(keys)
+        self.publish(self._holding.table)
+
     def _sweep(self) -> None:
         self._timer = None
         self.publish(self._holding.table)

@@ -4,6 +4,7 @@ They differ in trust. The public one throws away every header that could pass fo
 anything looks at the request; the internal one can be reached by our own roles alone.
 """
 
+import base64
 import ipaddress
 import json
 from typing import Any
@@ -68,7 +69,7 @@ def internal_listener(shape: Shape) -> Config:
 def _public_manager(shape: Shape) -> Config:
     filters = [
         {"name": CORS_FILTER, "typed_config": {"@type": f"{HTTP}cors.v3.Cors"}},
-        authorization.jwt_filter(shape),
+        authorization.jwt_filter_reference(),
         authorization.rbac_filter(),
         {
             "name": BUFFER_FILTER,
@@ -81,11 +82,7 @@ def _public_manager(shape: Shape) -> Config:
         {
             "name": TRANSCODER_FILTER,
             "disabled": True,
-            "typed_config": {
-                "@type": f"{HTTP}grpc_json_transcoder.v3.GrpcJsonTranscoder",
-                "services": [],
-                "proto_descriptor_bin": "",
-            },
+            "typed_config": _transcoder(shape),
         },
         _router(),
     ]
@@ -100,6 +97,34 @@ def _public_manager(shape: Shape) -> Config:
             "unix_sockets": False,
             "cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}],
         },
+    }
+
+
+def _transcoder(shape: Shape) -> Config:
+    """Return what JSON means, for the routes that enable it.
+
+    It stands here and not with them: Envoy reads the descriptors (8 ms) wherever they stand at
+    every change of that resource, and an app that comes or goes changes the routes.
+    """
+    return {
+        "@type": f"{HTTP}grpc_json_transcoder.v3.GrpcJsonTranscoder",
+        "proto_descriptor_bin": base64.b64encode(shape.descriptors).decode(),
+        "services": list(shape.services),
+        "match_incoming_request_route": True,
+        "print_options": {
+            "always_print_primitive_fields": False,
+            "always_print_enums_as_ints": False,
+            "preserve_proto_field_names": False,
+            "stream_newline_delimited": True,
+        },
+        "convert_grpc_status": True,
+        # As with fields of bodies: what a newer client sends is not an error.
+        "ignore_unknown_query_parameters": True,
+        "request_validation_options": {"reject_unknown_method": True},
+        "url_unescape_spec": "ALL_CHARACTERS_EXCEPT_RESERVED",
+        "query_param_unescape_plus": True,
+        "max_request_body_size": shape.max_json_body_bytes,
+        "max_response_body_size": shape.max_json_body_bytes,
     }
 
 

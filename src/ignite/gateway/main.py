@@ -13,11 +13,12 @@ from ignite.gateway.fixed_routes import transcoded_services
 from ignite.gateway.holding import Holding, HoldingLimits
 from ignite.gateway.lingering import Publisher
 from ignite.gateway.shape import Issuer, Shape
+from ignite.gateway.trust import KeyWatch, generation_of
 from ignite.gateway.watcher import ControllersClient, DemandReporter, RouteWatcher
 from ignite.gateway.xds import Compiler
 from ignite.layout import Layout
 from ignite.lifecycle import Component
-from ignite.ports.identity import TokenVerifier
+from ignite.ports.identity import PublishedKeys, TokenVerifier
 from ignite.settings import Settings
 
 SETTLE_SECS = 0.05
@@ -28,13 +29,17 @@ GATEWAY_ID = "gateway"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What the role gets from outside. `descriptors` is the public API's FileDescriptorSet."""
+    """What the role gets from outside. `descriptors` is the public API's FileDescriptorSet.
+
+    `key_sets` are the keys of all issuers; without them Envoy remembers no token.
+    """
 
     settings: Settings
     layout: Layout
     verifier: TokenVerifier
     issuer: str
     descriptors: bytes
+    key_sets: tuple[PublishedKeys, ...] = ()
 
 
 def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
@@ -42,7 +47,8 @@ def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
     _allow_files()
     settings, layout = inputs.settings, inputs.layout
     known = table.load(layout.gateway)
-    compiler = Compiler(shape_of(inputs))
+    shape = shape_of(inputs)
+    compiler = Compiler(shape, keys=generation_of(inputs.key_sets))
     book = DemandBook()
     discovery = DiscoveryServer(
         socket=layout.xds_socket,
@@ -69,16 +75,18 @@ def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
         base_domain=settings.dns_tls.base_domain,
         drain_secs=settings.server.drain_grace_secs,
     )
+    publisher = Publisher(compiler, discovery, holding)
     watcher = RouteWatcher(
         client,
         table=known,
-        publish=Publisher(compiler, discovery, holding).publish,
+        publish=publisher.publish,
         save=lambda fresh: table.save(fresh, layout.gateway),
         applied=discovery.applied,
         settle_secs=SETTLE_SECS,
     )
     reporter = DemandReporter(client, book, lambda: holding.table)
-    return ((activator,), (discovery,), (watcher, reporter))
+    keys = KeyWatch(inputs.key_sets, publisher.trust, settle_secs=2 * shape.jwks_cache_secs)
+    return ((activator,), (discovery,), (watcher, reporter, keys))
 
 
 def _allow_files() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
@@ -72,6 +73,7 @@ REGISTERED = (
 
 TYPE = "type.googleapis.com/"
 CDS = f"{TYPE}envoy.config.cluster.v3.Cluster"
+ECDS = f"{TYPE}envoy.config.core.v3.TypedExtensionConfig"
 EDS = f"{TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment"
 LDS = f"{TYPE}envoy.config.listener.v3.Listener"
 RDS = f"{TYPE}envoy.config.route.v3.RouteConfiguration"
@@ -105,8 +107,9 @@ class Snapshot:
 class Compiler:
     """Turns tables into snapshots; what belongs to a route that did not change is used again."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, keys: str = "") -> None:
         self._shape = shape
+        self._tokens = _token_filter(shape, keys)
         self._fixed = [
             (LDS, _resource(Listener(), listeners.public_listener(shape))),
             (LDS, _resource(Listener(), listeners.internal_listener(shape))),
@@ -119,9 +122,13 @@ class Compiler:
         ]
         self._known: dict[str, tuple[_Claim, list[tuple[str, Resource]]]] = {}
 
+    def trust(self, keys: str) -> None:
+        """Forget which tokens were good; `keys` names the set of keys that decides from now on."""
+        self._tokens = _token_filter(self._shape, keys)
+
     def snapshot(self, table: RouteTable, *, lingering: Iterable[Route] = ()) -> Snapshot:
         """Return what Envoy should have for `table`; of `lingering` routes the cluster stays."""
-        found = list(self._fixed)
+        found = [*self._fixed, (ECDS, self._tokens)]
         for route in lingering:
             found.append((CDS, _resource(Cluster(), cluster(route, self._shape))))
             empty = endpoints(replace(route, replicas=()), self._shape)
@@ -138,6 +145,11 @@ class Compiler:
             found += before[1]
         self._known = known
         return Snapshot(table.revision, _group(found))
+
+
+def _token_filter(shape: Shape, keys: str) -> Resource:
+    config = authorization.jwt_filter(shape, keys and f":{keys}")
+    return _resource(TypedExtensionConfig(), config)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ forged ids cannot be turned into load on the issuer.
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ignite.domain.errors import Unavailable
 
@@ -71,11 +73,22 @@ class JwksCache:
         self._monotonic = monotonic
         self._kept = kept
         self._keys: Mapping[str, VerificationKey] = {}
+        self._watchers: list[Callable[[], None]] = []
         self._tried_at: float | None = None
         self._reached = False
         self._lock = asyncio.Lock()
         if kept is not None:
             self._keys = _read(kept)
+        self._digest = _digest(self._keys)
+
+    @property
+    def digest(self) -> str:
+        """See ports.identity.PublishedKeys."""
+        return self._digest
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """See ports.identity.PublishedKeys."""
+        self._watchers.append(call)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Refresh for ever. Ready at once: without keys, tokens are refused as unavailable."""
@@ -117,10 +130,13 @@ class JwksCache:
             logger.warning("keys not refreshed", extra={"error": str(error)})
             return False
         self._reached = True
-        changed = keys.keys() != self._keys.keys()
         self._keys = keys
-        if changed and self._kept is not None:
-            await self._keep(self._kept, content)
+        if (digest := _digest(keys)) != self._digest:
+            self._digest = digest
+            for call in self._watchers:
+                call()
+            if self._kept is not None:
+                await self._keep(self._kept, content)
         return True
 
     async def _keep(self, path: Path, content: bytes) -> None:
@@ -171,6 +187,19 @@ def _algorithms(key: object) -> Sequence[str]:
             return ("EdDSA",)
         case _:
             return ()
+
+
+def _digest(keys: Mapping[str, VerificationKey]) -> str:
+    """Return a digest of ids, algorithms and the keys themselves: an id may get another key."""
+    rows = sorted(
+        (
+            key.id,
+            key.algorithms,
+            key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex(),
+        )
+        for key in keys.values()
+    )
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> Mapping[str, VerificationKey]:

@@ -1,6 +1,6 @@
 """The ports of identity: believing tokens, and making them."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -13,6 +13,17 @@ class TokenVerifier(Protocol):
 
     async def verify(self, token: str) -> Principal:
         """Return who it names; raises Unauthenticated with a text that says why in general."""
+
+
+class PublishedKeys(Protocol):
+    """The keys that verify an issuer's tokens, as a set that changes."""
+
+    @property
+    def digest(self) -> str:
+        """Return a word that every other set of keys has another one for."""
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Have `call` called after each change of the set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from ignite.gateway.delta import DeltaStream
-from ignite.gateway.xds import CDS, EDS, LDS, RDS, VHDS, Resource, Snapshot
+from ignite.gateway.xds import CDS, ECDS, EDS, LDS, RDS, VHDS, Resource, Snapshot
 
-KINDS = {CDS: "cds", EDS: "eds", LDS: "lds", RDS: "rds", VHDS: "vhds"}
+KINDS = {CDS: "cds", ECDS: "ecds", EDS: "eds", LDS: "lds", RDS: "rds", VHDS: "vhds"}
 
 
 def snapshot(revision: int = 1, **groups: Iterable[str]) -> Snapshot:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import JwtAuthentication, JwtProvider
 
 from ignite.domain.apps import AppRef
 from ignite.domain.identity import OrganizationId, OrganizationName
@@ -14,7 +16,7 @@ from ignite.domain.routes import Route
 from ignite.domain.workloads import Endpoint
 from ignite.gateway.shape import Issuer, Shape
 from ignite.gateway.table import RouteTable, ready_replica
-from ignite.gateway.xds import CDS, EDS, LDS, RDS, VHDS, Compiler, Resource, Snapshot
+from ignite.gateway.xds import CDS, ECDS, EDS, LDS, RDS, VHDS, Compiler, Resource, Snapshot
 
 SHAPE = Shape(
     listen_host="127.0.0.1",
@@ -174,6 +176,32 @@ class TestGuards:
         hosts = snapshot.resources[VHDS].keys()
         assert "public/acme:hello" not in hosts
         assert {"internal/acme:hello@1", "public/acme:open"} <= hosts
+
+
+class TestTokenFilter:
+    def provider(self, compiler: Compiler) -> JwtProvider:
+        (resource,) = compiler.snapshot(RouteTable()).resources[ECDS].values()
+        held, filter_ = TypedExtensionConfig(), JwtAuthentication()
+        resource.body.Unpack(held)
+        held.typed_config.Unpack(filter_)
+        ((name, provider),) = filter_.providers.items()
+        assert filter_.requirement_map["caller"].provider_name == name
+        return provider
+
+    def test_tokens_are_remembered_only_where_the_keys_are_watched(self) -> None:
+        assert not self.provider(Compiler(SHAPE)).HasField("jwt_cache_config")
+        assert self.provider(Compiler(SHAPE, keys="k")).HasField("jwt_cache_config")
+
+    def test_other_keys_change_the_filter_and_nothing_else(self) -> None:
+        compiler = Compiler(SHAPE, keys="one")
+        table = RouteTable.of(1, [route()])
+        before = versions(compiler.snapshot(table))
+        compiler.trust("two")
+        after = versions(compiler.snapshot(table))
+        changed = {url for (url, name), found in after.items() if before[url, name] != found}
+        assert changed == {ECDS}
+        compiler.trust("one")
+        assert versions(compiler.snapshot(table)) == before
 
 
 class TestEndpoints:

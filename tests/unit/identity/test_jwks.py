@@ -139,6 +139,25 @@ class TestCache:
         assert not await keys.refresh()
         assert await keys.find("a")
 
+    async def test_a_change_of_the_set_is_told_and_nothing_else(self) -> None:
+        row = ec_row("a")
+        source, clock = Source(a_set(row)), ManualClock()
+        keys, seen = cache(source, clock), list[str]()
+        keys.on_change(lambda: seen.append(keys.digest))
+        for content in (
+            a_set(row),
+            a_set({**row, "note": "the same key"}),
+            b"<html>",
+            a_set(row, ec_row("b")),
+            a_set(row),
+            a_set(ec_row("a")),
+        ):
+            source.content = content
+            await keys.refresh()
+        assert len(seen) == 4
+        assert seen[0] == seen[2]
+        assert len(set(seen)) == 3
+
     async def test_set_on_disk_survives_a_restart_without_the_issuer(self, tmp_path: Path) -> None:
         source, clock, kept = (
             Source(a_set(ec_row("a"))),
