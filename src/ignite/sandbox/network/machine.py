@@ -1,0 +1,164 @@
+"""What the network changes on the machine: one table, and forwarding on the uplinks.
+
+Both are taken back when the last installation ends; which one that is, the tables say. One that was
+killed leaves its table, which rules over interfaces that went with it, until it starts again.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ignite.sandbox.network import rules
+from ignite.sandbox.network.namespaces import NetworkFailed
+from ignite.sandbox.network.plan import TABLE_PREFIX, Plan
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CONF = Path("/proc/sys/net/ipv4/conf")
+_SECS = 10
+_DEFAULT_MTU = 1500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkTools:
+    """Programs of the machine."""
+
+    ip: str
+    nft: str
+    nsenter: str
+
+
+def find_tools() -> NetworkTools:
+    """Return the programs; raises NetworkFailed naming what is missing."""
+    if os.geteuid() != 0:
+        raise NetworkFailed("not started as root")
+    found: dict[str, str] = {}
+    for name, package in (("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux")):
+        path = shutil.which(name, path=_PATH)
+        if path is None:
+            raise NetworkFailed(f"{name} is not installed (package {package})")
+        found[name] = path
+    return NetworkTools(**found)
+
+
+def uplinks(tools: NetworkTools) -> tuple[str, ...]:
+    """Return the interfaces that default routes leave by."""
+    text = _output(tools.ip, "-json", "-4", "route", "show", "default")
+    found = [str(route["dev"]) for route in json.loads(text or "[]") if "dev" in route]
+    return tuple(dict.fromkeys(found))
+
+
+def smallest_mtu(interfaces: tuple[str, ...]) -> int:
+    """Return what fits through all of them, so that nothing has to be cut on the way."""
+    found = [_DEFAULT_MTU]
+    for name in interfaces:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(Path(f"/sys/class/net/{name}/mtu").read_text()))
+    return max(576, min(found))
+
+
+class Machine:
+    """Puts the table of one installation up and takes it down again.
+
+    `run` is the folder that all installations of this machine share.
+    """
+
+    def __init__(self, plan: Plan, tools: NetworkTools, run: Path) -> None:
+        self._plan = plan
+        self._tools = tools
+        self._run = run
+
+    def check(self) -> None:
+        """Find out whether it could be put up, and change nothing; raises NetworkFailed."""
+        _output(self._tools.nft, "--check", "--file", "-", given=self._table(1, ()))
+        place = _CONF / "default/forwarding"
+        if not os.access(place, os.W_OK):
+            raise NetworkFailed(f"{place} cannot be written")
+
+    def put_up(self, *, names_port: int) -> tuple[str, ...]:
+        """Forward on the uplinks and load the table; return the uplinks. Raises NetworkFailed."""
+        found = uplinks(self._tools)
+        with self._locked():
+            guarded = self._forward(found)
+            self.load(self._table(names_port, guarded))
+        return found
+
+    def load(self, text: str) -> None:
+        """Load rules, all of them or none; raises NetworkFailed."""
+        _output(self._tools.nft, "--file", "-", given=text)
+
+    def take_down(self) -> None:
+        """Remove the table; the last one restores the uplinks. Raises NetworkFailed."""
+        with self._locked():
+            self.load(rules.no_table(self._plan.table))
+            if self._other_tables():
+                return
+            for name in self._changed():
+                with contextlib.suppress(OSError):
+                    (_CONF / name / "forwarding").write_text("0")
+            self._changes.unlink(missing_ok=True)
+
+    @property
+    def _changes(self) -> Path:
+        return self._run / "forwarding.json"
+
+    def _table(self, names_port: int, guarded: tuple[str, ...]) -> str:
+        return rules.table(self._plan, names_port=names_port, guarded=guarded)
+
+    def _forward(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Let replies in; return the interfaces that did not forward before any of us came."""
+        changed = self._changed()
+        for name in names:
+            place = _CONF / name / "forwarding"
+            try:
+                if place.read_text().strip() == "0":
+                    changed = tuple(dict.fromkeys((*changed, name)))
+                    # Written down first: whoever comes after a crash must know.
+                    self._changes.write_text(json.dumps(changed))
+                    place.write_text("1")
+            except OSError as error:
+                raise NetworkFailed(f"{place}: {error.strerror}") from error
+        return changed
+
+    def _changed(self) -> tuple[str, ...]:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return tuple(str(name) for name in json.loads(self._changes.read_text()))
+        return ()
+
+    def _other_tables(self) -> bool:
+        text = _output(self._tools.nft, "list", "tables", "inet")
+        return any(line.split()[-1].startswith(TABLE_PREFIX) for line in text.splitlines())
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._run.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(self._run / "network.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _output(*command: str, given: str = "") -> str:
+    try:
+        done = subprocess.run(
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=_SECS,
+            check=False,
+            env={},
+            cwd="/",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NetworkFailed(f"{command[0]}: {error}") from error
+    if done.returncode:
+        raise NetworkFailed(f"{command[0]}: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout

@@ -1,0 +1,107 @@
+"""Names and addresses of one installation's network, and what its code may reach. Pure.
+
+Installations share the range without a word between them: whoever adds the route of an address
+first has it (`namespaces`). Names carry the installation's tag, so that tables never meet.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+
+# Every interface of every installation begins like this.
+FAMILY = "igt"
+TABLE_PREFIX = "ignite_"
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_PLACES = 3
+
+# What is not the internet: this network, private, shared (carriers, VPNs), loopback, link-local with
+# the metadata services of clouds (one cloud has a public address for that), protocol assignments,
+# relays of IPv6, benchmarks, multicast, and what is reserved with the broadcast address.
+DENIED = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "168.63.129.16/32",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+DEFAULT_RANGE = "198.19.0.0/16"
+
+
+class Kind(StrEnum):
+    """Whose network it is; a letter, since an interface's name has fifteen."""
+
+    REPLICA = "r"
+    BUILD = "b"
+
+
+class WrongNetwork(ValueError):
+    """A text is no network; it says which."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one installation's network is made of."""
+
+    tag: str
+    range: IPv4Network
+    denied: tuple[IPv4Network, ...]
+    # Exceptions from `denied`, by whose code it is.
+    allowed: tuple[tuple[Kind, tuple[IPv4Network, ...]], ...]
+
+    @property
+    def table(self) -> str:
+        """The name of the nftables table."""
+        return f"{TABLE_PREFIX}{self.tag}"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of our interfaces begin with."""
+        return f"{FAMILY}{self.tag}"
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The machine's end of every wire, where names are answered too."""
+        return self.range[1]
+
+    @property
+    def size(self) -> int:
+        """How many addresses there are to give."""
+        return min(self.range.num_addresses - 3, len(_DIGITS) ** _PLACES)
+
+    def address(self, number: int) -> IPv4Address:
+        """Return the address of the seat `number`, of `size`."""
+        return self.range[number + 2]
+
+    def interface(self, kind: Kind, number: int) -> str:
+        """Return the name of the machine's end of a seat's wire."""
+        digits = ""
+        for _ in range(_PLACES):
+            number, digit = divmod(number, len(_DIGITS))
+            digits = _DIGITS[digit] + digits
+        return f"{self.prefix}{kind}{digits}"
+
+    def is_denied(self, address: IPv4Address, kind: Kind) -> bool:
+        """Tell whether code may not reach `address`; the machine's own are denied besides."""
+        if any(address in network for network in dict(self.allowed).get(kind, ())):
+            return False
+        return any(address in network for network in self.denied)
+
+
+def networks(texts: Iterable[str]) -> tuple[IPv4Network, ...]:
+    """Return networks or single addresses by their texts; raises WrongNetwork."""
+    found: list[IPv4Network] = []
+    for text in texts:
+        try:
+            found.append(IPv4Network(text.strip()))
+        except (AddressValueError, NetmaskValueError, ValueError) as error:
+            raise WrongNetwork(f"{text!r} is no IPv4 network: {error}") from None
+    return tuple(found)
