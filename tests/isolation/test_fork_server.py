@@ -65,9 +65,7 @@ async def ask(status: pb.ReplicaStatus, code: str) -> Any:
 
 def fork_server(spawner: Spawner) -> int:
     """Return the pid of the one fork server there is."""
-    pattern = f"**/ignite/{spawner.layout.run.name}/.fork-server-*/cgroup.procs"
-    groups = Path("/sys/fs/cgroup").glob(pattern)
-    pids = {int(pid) for path in groups for pid in path.read_text().split()}
+    pids = spawner.pids(".fork-server-")
     parents = {}
     for pid in pids:
         try:

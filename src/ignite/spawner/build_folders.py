@@ -5,7 +5,6 @@ cache folder. It is what remembers which one that is.
 """
 
 import os
-import shutil
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from ignite.layout import Layout
 from ignite.sandbox.uids import UidPool
-from ignite.spawner.outputs import size_of
+from ignite.spawner.outputs import TreeTooDeep, size_of
+from ignite.spawner.removal import remove_tree
 
 # A cache beyond the first is emptied once nobody uses it; a compile that takes it beyond the second
 # is ended.
@@ -53,7 +53,7 @@ class BuildFolders:
 
     def open(self) -> None:
         """Remove what an earlier spawner left; learn the uids of the caches there are."""
-        shutil.rmtree(self._builds, ignore_errors=True)
+        remove_tree(self._builds)
         for folder in (self._builds, self._caches):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for cache in self._caches.iterdir():
@@ -77,17 +77,17 @@ class BuildFolders:
 
     def remove(self, folders: WorkFolders) -> None:
         """Remove what a compile worked in, and a cache that has become too large."""
-        shutil.rmtree(folders.root, ignore_errors=True)
+        remove_tree(folders.root)
         with self._lock:
             self._users[folders.cache] -= 1
             if self._users[folders.cache] > 0:
                 return
             del self._users[folders.cache]
             most = self._kept_cache_bytes
-            if disk_use(folders.cache, most_bytes=most) > most:
+            if _is_above(folders.cache, most):
                 for entry in folders.cache.iterdir():
                     if entry.is_dir() and not entry.is_symlink():
-                        shutil.rmtree(entry, ignore_errors=True)
+                        remove_tree(entry)
                     else:
                         entry.unlink(missing_ok=True)
 
@@ -108,9 +108,19 @@ class BuildFolders:
 
 
 def disk_use(folder: Path, *, most_bytes: int) -> int:
-    """Return the bytes of disk that `folder` takes; stops counting beyond the bound."""
+    """Return the bytes of disk that `folder` takes; stops counting beyond the bound.
+
+    Raises TreeTooDeep.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return size_of(descriptor, most_bytes=most_bytes)
     finally:
         os.close(descriptor)
+
+
+def _is_above(folder: Path, most_bytes: int) -> bool:
+    try:
+        return disk_use(folder, most_bytes=most_bytes) > most_bytes
+    except TreeTooDeep:
+        return True

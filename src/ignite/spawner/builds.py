@@ -36,7 +36,13 @@ from ignite.spawner.build_folders import (
 from ignite.spawner.build_sandbox import build_sandbox
 from ignite.spawner.host import Host
 from ignite.spawner.logs import SYSTEM, LogLine, LogPump
-from ignite.spawner.outputs import OutputBounds, OutputRefused, take_over
+from ignite.spawner.outputs import (
+    MAX_DEPTH,
+    OutputBounds,
+    OutputRefused,
+    TreeTooDeep,
+    take_over,
+)
 from ignite.spawner.specs import BuildLine, BuildOutcome, BuildSpec, check_build
 
 logger = logging.getLogger(__name__)
@@ -229,22 +235,29 @@ class Builds:
         return job.stopped or _judge(job.spec, code, oom_kills, pump.last_words(_MAX_MESSAGE_BYTES))
 
     async def _until_disk_full(self, job: _Job, folders: WorkFolders) -> None:
-        most = self._settings.artifact_bytes * _DISK_FACTOR
+        why = ""
         looks = 0
-        while True:
+        while not why:
             await asyncio.sleep(_DISK_LOOK_SECS)
-            used = await asyncio.to_thread(disk_use, folders.work, most_bytes=most)
-            used += await asyncio.to_thread(disk_use, folders.output, most_bytes=most)
-            if used > most:
-                job.stop("DiskFull", f"the compile wrote more than {most} bytes")
-                return
             looks += 1
-            if looks % _CACHE_LOOKS:
-                continue
+            try:
+                why = await self._overflow(folders, with_cache=looks % _CACHE_LOOKS == 0)
+            except TreeTooDeep:
+                why = f"the compile made folders over {MAX_DEPTH} deep"
+        job.stop("DiskFull", why)
+
+    async def _overflow(self, folders: WorkFolders, *, with_cache: bool) -> str:
+        """Return what is too much on the disk, if anything is. Raises TreeTooDeep."""
+        most = self._settings.artifact_bytes * _DISK_FACTOR
+        used = await asyncio.to_thread(disk_use, folders.work, most_bytes=most)
+        used += await asyncio.to_thread(disk_use, folders.output, most_bytes=most)
+        if used > most:
+            return f"the compile wrote more than {most} bytes"
+        if with_cache:
             cached = await asyncio.to_thread(disk_use, folders.cache, most_bytes=MOST_CACHE_BYTES)
             if cached > MOST_CACHE_BYTES:
-                job.stop("DiskFull", "the organisation's cache of packages is full")
-                return
+                return "the organisation's cache of packages is full"
+        return ""
 
     def _make_group(self, spec: BuildSpec) -> ControlGroup:
         group = self._host.groups.create(f"build.{spec.id}")

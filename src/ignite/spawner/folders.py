@@ -20,6 +20,7 @@ from ignite.sandbox.cgroups import ControlGroups
 from ignite.sandbox.launcher import Identity, kill_if_same
 from ignite.sandbox.tmpfs import is_mount_point, mount_tmpfs, unmount
 from ignite.spawner.host import Owner
+from ignite.spawner.removal import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Folders:
 
     def forget(self, folders: ReplicaFolders) -> None:
         """Remove everything but the log. What ran there must be dead."""
-        shutil.rmtree(folders.id, ignore_errors=True, dir_fd=self._sockets)
+        remove_tree(folders.id, dir_fd=self._sockets)
         _remove_state(folders.state)
 
     def sweep(self, groups: ControlGroups) -> int:
@@ -141,7 +142,7 @@ class Folders:
             if not group.remove():
                 logger.error("control group cannot be removed", extra={"group": group.name})
         for name in os.listdir(f"/proc/self/fd/{self._sockets}"):
-            shutil.rmtree(name, ignore_errors=True, dir_fd=self._sockets)
+            remove_tree(name, dir_fd=self._sockets)
         for path in self._layout.replicas.glob("[!.]*"):
             _remove_state(path)
         return len(found)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from ignite.spawner.host import Owner
 
 MAX_ENTRIES = 200_000
+# Walking goes by recursion, here and in every tool that will see the tree.
+MAX_DEPTH = 100
 
 _LEAST_FILE_BYTES = 4096
 _DESCRIPTOR = "/proc/self/fd/{}"
@@ -20,6 +22,10 @@ _DESCRIPTOR = "/proc/self/fd/{}"
 
 class OutputRefused(Exception):
     """The tree cannot be taken; the text is for the app's owner."""
+
+
+class TreeTooDeep(Exception):
+    """There are folders more than `MAX_DEPTH` deep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,8 @@ def take_over(root: int, bounds: OutputBounds, owner: Owner | None) -> int:
     for path, folders, files, descriptor in os.fwalk(
         ".", dir_fd=root, follow_symlinks=False, onerror=_fail
     ):
+        if path.count("/") > MAX_DEPTH:
+            raise OutputRefused(f"the artifact has folders more than {MAX_DEPTH} deep")
         for name in (*folders, *files):
             entries += 1
             about = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -58,10 +66,12 @@ def take_over(root: int, bounds: OutputBounds, owner: Owner | None) -> int:
 def size_of(root: int, *, most_bytes: int) -> int:
     """Return how many bytes of disk the tree below `root` takes; stops counting beyond the bound.
 
-    The tree may change meanwhile: what has gone counts nothing.
+    The tree may change meanwhile: what has gone counts nothing. Raises TreeTooDeep.
     """
     size = 0
-    for _, folders, files, descriptor in os.fwalk(".", dir_fd=root, follow_symlinks=False):
+    for path, folders, files, descriptor in os.fwalk(".", dir_fd=root, follow_symlinks=False):
+        if path.count("/") > MAX_DEPTH:
+            raise TreeTooDeep
         for name in (*folders, *files):
             try:
                 about = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
