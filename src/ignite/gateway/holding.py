@@ -121,13 +121,16 @@ class Holding:
 
     def swap(self, table: RouteTable) -> None:
         """Put a new table in force and serve whom it helps."""
-        self._table = table
+        before, self._table = self._table, table
         self._learned.set()
         self._news.set()
         self._news = asyncio.Event()
         for line in list(self._lines.values()):
-            line.changed.set()
-            self._serve(line)
+            # The others have nothing of it: were they to wake once more, many starts at once would
+            # cost the square of their number.
+            if table.of_target(line.target) is not before.of_target(line.target):
+                line.changed.set()
+                self._serve(line)
 
     def close(self) -> None:
         """Send away who waits; nobody is woken any more."""

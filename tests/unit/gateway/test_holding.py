@@ -12,7 +12,7 @@ from ignite.domain.identity import OrganizationId, OrganizationName
 from ignite.domain.routes import Route
 from ignite.domain.workloads import Endpoint
 from ignite.gateway.holding import Holding, HoldingLimits, Slot, WakeAnswer
-from ignite.gateway.table import RouteTable, Target, ready_replica
+from ignite.gateway.table import RouteTable, RouteUpdate, Target, ready_replica
 
 APP = AppRef(organization=OrganizationName("acme"), name="a")
 TARGET = Target(app=APP)
@@ -162,6 +162,27 @@ class TestWaking:
         held.swap(table(route("r1", max_concurrency=50)))
         await asyncio.gather(*waiting)
         assert held.held == 0
+
+    async def test_news_of_other_apps_wake_nobody_again(self, waker: FakeWaker) -> None:
+        known = table(route())
+        held = holding(waker, known)
+        task = ask(held)
+        await waker.woken.wait()
+        other = route("r1", key="acme/b@1#bb", app=replace(APP, name="b"), hostnames=("b-acme.x",))
+        for revision in range(2, 12):
+            known = known.apply(
+                RouteUpdate(revision=revision, is_snapshot=False, upserts=(other,), removed_keys=())
+            )
+            held.swap(known)
+            await settle()
+        assert waker.wakes == [TARGET]
+        upserts = (route("r2"),)
+        held.swap(
+            known.apply(
+                RouteUpdate(revision=12, is_snapshot=False, upserts=upserts, removed_keys=())
+            )
+        )
+        assert (await task).replica.id == "r2"
 
     async def test_controllers_that_are_away_are_asked_again(self) -> None:
         waker = FakeWaker(failures=2)
