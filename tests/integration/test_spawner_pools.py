@@ -46,9 +46,7 @@ async def filled(client: Client, size: int, *, version: str = "") -> pb.WarmPool
 
 def waiting(spawner: Spawner) -> set[str]:
     """Return the first process of each sandbox that was made before its app was known."""
-    pattern = f"**/ignite/{spawner.layout.run.name}/.pool-*/cgroup.procs"
-    groups = Path("/sys/fs/cgroup").glob(pattern)
-    pids = {pid for group in groups for pid in group.read_text().split()}
+    pids = {str(pid) for pid in spawner.pids(".pool-")}
     return {pid for pid in pids if field(pid, "NSpid").endswith("\t1")}
 
 

@@ -42,7 +42,7 @@ class TestKilled:
             old = await client.ready(spawner.app(APP))
         spawner.end(signal.SIGKILL)
         spawner.start()
-        assert [group for group in _groups(spawner) if group.name[0] != "."] == []
+        assert [group for group in spawner.groups() if group.name[0] != "."] == []
         assert os.listdir(spawner.layout.replica_sockets) == []
         assert not (spawner.layout.replicas / old.replica_id / "state.json").exists()
         async with spawner.client() as client:
@@ -85,7 +85,7 @@ class TestStopped:
         assert spawner.process.returncode == 0
         assert time.monotonic() - began < 8
         _wait_until_gone(replica.pid)
-        assert _groups(spawner) == []
+        assert spawner.groups() == []
         assert not spawner.layout.spawner_socket.exists()
         assert not is_mount_point(spawner.layout.replica_sockets)
 
@@ -142,17 +142,9 @@ class TestSettings:
             made.close()
 
 
-def _groups(spawner: Spawner) -> list[Path]:
-    return [
-        path
-        for path in Path("/sys/fs/cgroup").glob(f"**/ignite/{spawner.layout.run.name}/*")
-        if path.is_dir()
-    ]
-
-
 def _wait_until_empty(spawner: Spawner) -> None:
     deadline = time.monotonic() + 10
-    while any((path / "cgroup.procs").read_text() for path in _groups(spawner)):
+    while spawner.pids():
         assert time.monotonic() < deadline, "processes outlive the spawner"
         time.sleep(0.02)
 

@@ -201,7 +201,7 @@ class TestEnd:
         assert not os.path.lexists(os.path.dirname(status.unix_path))
         kept = {path.name for path in (spawner.layout.replicas / status.replica_id).iterdir()}
         assert kept == {"log"}
-        groups = [str(path) for path in _groups(spawner)]
+        groups = [str(path) for path in spawner.groups()]
         assert not [path for path in groups if status.replica_id in path]
 
     async def test_a_listing_still_tells_why(self, spawner: Spawner, client: Client) -> None:
@@ -344,10 +344,6 @@ async def _until_logged(client: Client, replica_id: str, text: str) -> None:
             if text in line.message:
                 break
     stream.cancel()
-
-
-def _groups(spawner: Spawner) -> list[Path]:
-    return list(Path("/sys/fs/cgroup").glob(f"**/ignite/{spawner.layout.run.name}/*"))
 
 
 async def test_a_replica_may_drain_as_long_as_its_app_may_take(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ tests. Apps are real handlers behind the real runtime.
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ import pytest
 from ignite.internal.v1 import replicas_pb2 as pb
 from ignite.internal.v1 import replicas_pb2_grpc
 from ignite.layout import Layout
-from ignite.sandbox.cgroups import ControlGroups
+from ignite.sandbox.cgroups import ControlGroups, find_controllers
 from ignite.sandbox.tmpfs import is_mount_point, unmount
 
 _MAIN = """
@@ -109,6 +110,24 @@ class Spawner:
         if is_mount_point(self.layout.replica_sockets):
             unmount(self.layout.replica_sockets)
         shutil.rmtree(self.layout.run, ignore_errors=True)
+
+    def groups(self) -> list[Path]:
+        """Return the folders of this spawner's control groups, as they are at this moment."""
+        found = []
+        for root in {hierarchy.root for hierarchy in find_controllers().values()}:
+            base = root / "ignite" / self.layout.run.name
+            with contextlib.suppress(FileNotFoundError):
+                found += [base / entry.name for entry in os.scandir(base) if entry.is_dir()]
+        return found
+
+    def pids(self, prefix: str = "") -> set[int]:
+        """Return the processes in groups whose name begins so; one that goes is not there."""
+        found: set[int] = set()
+        for folder in self.groups():
+            if folder.name.startswith(prefix):
+                with contextlib.suppress(OSError):
+                    found |= {int(pid) for pid in (folder / "cgroup.procs").read_text().split()}
+        return found
 
     def app(self, code: str, name: str = "") -> str:
         """Write an artifact; return its path."""
