@@ -201,6 +201,9 @@ class RuntimeSettings(Group):
         default=30,
         description="SIGTERM to SIGKILL, at most; an app with a longer timeout gets that.",
     )
+    request_bytes: PositiveInt = Field(
+        default=64 * 1024 * 1024, description="Body of a request to an app of a managed runtime."
+    )
     pids_max: PositiveInt = Field(default=256, le=32_768, description="Processes a replica.")
     tmp_bytes: PositiveInt = Field(default=256 * 1024 * 1024, description="Size of $HOME and /tmp.")
     first_uid: PositiveInt = Field(default=200_000, description="First of 50,000 uids of replicas.")
@@ -245,6 +248,9 @@ class LimitSettings(Group):
     apps_per_organization: PositiveInt = Field(default=10_000, description="Apps.")
     message_bytes: PositiveInt = Field(
         default=64 * 1024 * 1024, description="One gRPC message in; so the bound of an archive."
+    )
+    calls_per_caller: PositiveInt = Field(
+        default=1000, description="Calls of the API under way for one caller, streams among them."
     )
     archive_bytes: PositiveInt = Field(default=50 * 1024 * 1024, description="Archive as sent.")
     unpacked_bytes: PositiveInt = Field(default=512 * 1024 * 1024, description="Archive unpacked.")

@@ -43,6 +43,7 @@ from ignite.identity.jwks import JwksCache
 from ignite.identity.keystore import KeyStore
 from ignite.identity.verifier import JwtVerifier
 from ignite.ports.identity import AccessToken
+from ignite.rpc.calls import CallsUnderWay
 from ignite.services.compute.invocations import Invocations
 from ignite.settings import GatewaySettings, IdentitySettings, LimitSettings
 from ignite.v1 import ignite_model_pb2
@@ -118,6 +119,7 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
         grant=grant,
         verifier=verifier,
         invoker=Invocations(dispatcher, LIMITS, GatewaySettings()),
+        calls=CallsUnderWay(LIMITS.calls_per_caller),
     )
     path = tmp_path / "edge.sock"
     server = EdgeServer(EdgeApp(build_routes(parts)), path, 5)

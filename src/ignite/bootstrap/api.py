@@ -26,6 +26,7 @@ from ignite.identity.keystore import KeyStore
 from ignite.layout import Layout
 from ignite.pki import Pki
 from ignite.rpc.auth import BearerAuthInterceptor, CertificateAuthInterceptor
+from ignite.rpc.calls import CallsUnderWay
 from ignite.rpc.metrics import RpcMetrics
 from ignite.rpc.policy import policies_of
 from ignite.rpc.server import Bind, GrpcServer, ServerOptions, Service, grpc_component
@@ -86,6 +87,7 @@ class _Base:
     hasher: ScryptHasher
     organizations: Organizations
     accounts: ServiceAccounts
+    calls: CallsUnderWay
 
 
 # HTTP/2 counts 32 bytes more a field than were sent; Envoy lets 200 fields pass and adds some.
@@ -139,6 +141,7 @@ def _base(settings: Settings, layout: Layout) -> _Base:
         hasher=hasher,
         organizations=Organizations(store, settings.limits),
         accounts=ServiceAccounts(store, hasher, settings.limits, now),
+        calls=CallsUnderWay(settings.limits.calls_per_caller),
     )
 
 
@@ -170,6 +173,7 @@ def _public_server(base: _Base, hints: BuildLineHints, invocations: Invocations)
         base.trust.verifier,
         policies_of([service.name for service in services]),
         OPEN_TO_PUBLIC,
+        base.calls,
     )
     return grpc_component(
         name="api",
@@ -278,6 +282,7 @@ def _edge(base: _Base, invocations: Invocations) -> EdgeServer:
         grant=ClientCredentials(base.store, base.hasher, base.issuer, failures, now),
         verifier=base.trust.verifier,
         invoker=invocations,
+        calls=base.calls,
     )
     return EdgeServer(
         EdgeApp(build_routes(parts)), base.layout.edge_socket, settings.server.drain_grace_secs

@@ -11,6 +11,7 @@ from ignite.edge.invoke import InvokeEndpoint, Invoker
 from ignite.edge.token import TokenEndpoint, TokenGrant
 from ignite.edge.unbuilt import UNBUILT, UnbuiltEndpoint
 from ignite.ports.identity import SigningKeys, TokenVerifier
+from ignite.rpc.calls import CallsUnderWay
 from ignite.rpc.errors import to_ignite_error
 from ignite.rpc.request_id import accept_request_id
 from ignite.settings import IdentitySettings, LimitSettings
@@ -44,6 +45,7 @@ class EdgeParts:
     grant: TokenGrant
     verifier: TokenVerifier
     invoker: Invoker
+    calls: CallsUnderWay
 
 
 def build_routes(parts: EdgeParts) -> Sequence[Route]:
@@ -51,7 +53,7 @@ def build_routes(parts: EdgeParts) -> Sequence[Route]:
     realm = f"/realms/{parts.identity.realm}"
     oidc = f"{realm}/protocol/openid-connect"
     keys = KeysEndpoint(parts.keys, parts.identity.key_publish_secs)
-    invoke = InvokeEndpoint(parts.verifier, parts.invoker, parts.limits)
+    invoke = InvokeEndpoint(parts.verifier, parts.invoker, parts.limits, parts.calls)
     return (
         route("POST", "/v1/ignite/app/{organization}/{app}/invoke", invoke),
         route("POST", f"{oidc}/token", TokenEndpoint(parts.grant)),

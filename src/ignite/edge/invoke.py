@@ -18,6 +18,7 @@ from ignite.edge.envelope import names_of, read_envelope
 from ignite.edge.http import RawHeaders, Request, error_answer, parse_json
 from ignite.ports.identity import TokenVerifier
 from ignite.rpc.auth import bearer_of
+from ignite.rpc.calls import CallsUnderWay
 from ignite.rpc.errors import to_ignite_error
 from ignite.rpc.request_id import accept_request_id
 from ignite.settings import LimitSettings
@@ -43,9 +44,16 @@ class Invoker(Protocol):
 class InvokeEndpoint:
     """POST /v1/ignite/app/{organization}/{app}/invoke."""
 
-    def __init__(self, verifier: TokenVerifier, invoker: Invoker, limits: LimitSettings) -> None:
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        invoker: Invoker,
+        limits: LimitSettings,
+        calls: CallsUnderWay,
+    ) -> None:
         self._verifier = verifier
         self._invoker = invoker
+        self._calls = calls
         self._most = limits.payload_bytes * 4 // 3 + _ENVELOPE_BYTES
 
     async def __call__(self, request: Request) -> None:
@@ -57,6 +65,10 @@ class InvokeEndpoint:
                 reason="ScopeMissing",
                 details={"scope": Scope.INVOKE_APP.value},
             )
+        with self._calls.one_of(principal):
+            await self._invoke(request, principal)
+
+    async def _invoke(self, request: Request, principal: Principal) -> None:
         envelope = parse_json(await request.body(self._most))
         app = _app_of(request, envelope)
         http, body = read_envelope(envelope)

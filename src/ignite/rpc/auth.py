@@ -5,7 +5,7 @@ looked at. The organisation that a message names has to be the token's own.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,6 +14,7 @@ import grpc
 from ignite.domain.errors import PermissionDenied, Unauthenticated
 from ignite.domain.identity import PUBLIC_ORGANIZATION, Principal
 from ignite.ports.identity import TokenVerifier
+from ignite.rpc.calls import CallsUnderWay
 from ignite.rpc.handlers import Context, Continuation, Handler, MessageCheck, accept, wrap
 from ignite.rpc.policy import ORGANIZATION_FIELD, MethodPolicy
 from ignite.rpc.request_id import metadata_value
@@ -50,7 +51,7 @@ class BearerAuthInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through when its token is good, has the scope and stays in its organisation.
 
     `open_to_public` names the methods that any caller with the scope may use on what belongs to the
-    organisation `public`.
+    organisation `public`. `calls` bounds how many a caller may have under way; None: no bound.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class BearerAuthInterceptor(grpc.aio.ServerInterceptor):
         verifier: TokenVerifier,
         policies: Mapping[str, MethodPolicy],
         open_to_public: frozenset[str] = frozenset(),
+        calls: CallsUnderWay | None = None,
     ) -> None:
         self._verifier = verifier
         self._policies = policies
         self._open_to_public = open_to_public
+        self._calls = calls
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
@@ -82,7 +85,8 @@ class BearerAuthInterceptor(grpc.aio.ServerInterceptor):
             principal = await self._admit(context, policy)
             token = _principal.set(principal)
             try:
-                yield self._check(method, policy, principal)
+                with self._calls.one_of(principal) if self._calls else nullcontext():
+                    yield self._check(method, policy, principal)
             finally:
                 _principal.reset(token)
 

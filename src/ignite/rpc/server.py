@@ -60,7 +60,11 @@ class ServerOptions:
     """Numbers of a server, all from settings or with a reason here.
 
     Clients may ping every 10 s and we ping silent ones every 30 s, so that a peer that is gone is
-    noticed within 40 s and NAT entries stay alive.
+    noticed within 40 s and NAT entries stay alive. A connection must have greeted within
+    `handshake_secs`; one that carries no call for `idle_secs` is closed in order, and clients open
+    another. More calls than `streams_per_connection` wait in the client or take a connection more,
+    so that no connection holds state without bound: a call without a message holds some until it
+    ends.
     """
 
     message_bytes: int = 64 * 1024 * 1024
@@ -69,6 +73,9 @@ class ServerOptions:
     keepalive_secs: float = 30.0
     keepalive_timeout_secs: float = 10.0
     metadata_bytes: int = 32 * 1024
+    streams_per_connection: int = 1000
+    handshake_secs: float = 20.0
+    idle_secs: float = 3600.0
 
 
 @dataclass(slots=True)
@@ -163,6 +170,9 @@ def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", options.message_bytes),
         ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", options.streams_per_connection),
+        ("grpc.server_handshake_timeout_ms", int(options.handshake_secs * 1000)),
+        ("grpc.max_connection_idle_ms", int(options.idle_secs * 1000)),
         ("grpc.max_metadata_size", options.metadata_bytes),
         ("grpc.absolute_max_metadata_size", options.metadata_bytes),
         # Two servers must not share a port by accident.

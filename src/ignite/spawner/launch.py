@@ -58,6 +58,7 @@ def _contract(spec: ReplicaSpec, settings: RuntimeSettings) -> dict[str, str]:
         "IGNITE_APP_DIR": APP_FOLDER,
         "IGNITE_MAX_CONCURRENCY": str(spec.max_concurrency),
         "IGNITE_QUEUE_LENGTH": str(settings.queue_length),
+        "IGNITE_MAX_BODY_BYTES": str(settings.request_bytes),
         "IGNITE_HEALTH_PATH": spec.health_path,
         "IGNITE_TIMEOUT_SECS": str(spec.timeout_secs),
         "IGNITE_FUNCTION_ID": f"{spec.organization_name}/{spec.app_name}",
