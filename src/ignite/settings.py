@@ -179,12 +179,36 @@ class GatewaySettings(Group):
     )
 
 
+# This network, private, shared (carriers, VPNs), loopback, link-local with the metadata services of
+# clouds (one cloud has a public address for that), protocol assignments, relays of IPv6,
+# benchmarks, multicast, and what is reserved.
+_NOT_THE_INTERNET = (
+    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32"),
+    *("169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+    *("198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
+)
+
+
 class RuntimeSettings(Group):
     """Replicas on this machine."""
 
-    egress: Literal["none", "host"] = Field(
+    egress: Literal["auto", "none", "filtered", "host"] = Field(
         default="none",
-        description="Network of app code: none (loopback only) or the host's, unrestricted.",
+        description="Network of app code: none (loopback only), filtered (the internet and nothing "
+        "else; needs root, nftables and iproute2), auto (filtered where the machine can, else "
+        "none), or the host's, unrestricted.",
+    )
+    egress_allow: tuple[str, ...] = Field(
+        default=(), description="Networks that app code may reach all the same, as 10.1.0.0/16."
+    )
+    egress_deny: tuple[str, ...] = Field(
+        default=_NOT_THE_INTERNET,
+        description="Networks that app code and compiles may not reach in a filtered network. "
+        "The machine itself and other replicas are never reached.",
+    )
+    network_range: str = Field(
+        default="198.19.0.0/16",
+        description="Addresses of sandboxes in a filtered network; nothing else may use them.",
     )
     require_isolation: bool = Field(
         default=False,
@@ -231,6 +255,16 @@ class BuildSettings(Group):
     memory_mb: PositiveInt = Field(default=2048, description="Memory of one compile.")
     cpu_millicores: PositiveInt = Field(default=2000, description="CPU of one compile.")
     concurrency: PositiveInt = Field(default=2, le=64, description="Compiles at once.")
+    egress: Literal["auto", "filtered", "host"] = Field(
+        default="auto",
+        description="Network of compiles: filtered (the internet and the package index, not this "
+        "machine), the host's, or auto (filtered where the machine can, else the host's).",
+    )
+    egress_allow: tuple[str, ...] = Field(
+        default=(),
+        description="Networks that compiles may reach all the same. The package index needs none, "
+        "unless it sends to other hosts.",
+    )
     artifact_bytes: PositiveInt = Field(
         default=1024 * 1024 * 1024, description="Bound on a compiled artifact."
     )

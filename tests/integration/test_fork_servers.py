@@ -14,6 +14,7 @@ from ignite.sandbox.forked import Forked, ForkFailed
 from ignite.sandbox.forkserver import Seat
 from ignite.sandbox.interpreters import Interpreter
 from ignite.sandbox.launcher import Launcher
+from ignite.sandbox.network.egress import Egress
 from ignite.settings import Settings
 from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host, prepare_host
@@ -29,7 +30,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     layout = Layout(data=tmp_path_factory.mktemp("host"))
-    made = prepare_host(Settings.load({}), layout)
+    made = prepare_host(Settings.load({}), layout, Egress(replicas="none", builds="host"))
     yield made
     for group in made.groups.find():
         assert group.remove(), group.name

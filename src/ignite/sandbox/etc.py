@@ -25,8 +25,13 @@ _BUNDLES = (
 )
 
 
-def write_etc(folder: Path, *, has_network: bool, system: Path = Path("/")) -> Path:
-    """Fill `folder` afresh and return it. Names go through its files; nothing in it is secret."""
+def write_etc(
+    folder: Path, *, has_network: bool, resolver: str = "", system: Path = Path("/")
+) -> Path:
+    """Fill `folder` afresh and return it. Names go through its files; nothing in it is secret.
+
+    `resolver` answers for names there; without one it is the machine's that do.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, text in _FILES.items():
@@ -34,7 +39,10 @@ def write_etc(folder: Path, *, has_network: bool, system: Path = Path("/")) -> P
     # Finding libraries without the cache costs a start some milliseconds.
     _copy_if_there(system / "etc/ld.so.cache", folder / "ld.so.cache")
     if has_network:
-        _copy_if_there(system / "etc/resolv.conf", folder / "resolv.conf")
+        if resolver:
+            (folder / "resolv.conf").write_text(f"nameserver {resolver}\n")
+        else:
+            _copy_if_there(system / "etc/resolv.conf", folder / "resolv.conf")
         certificates = folder / CA_BUNDLE.removeprefix("/etc/")
         certificates.parent.mkdir(parents=True)
         for bundle in _BUNDLES:

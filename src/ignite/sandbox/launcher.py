@@ -231,6 +231,7 @@ class Launcher:
                 process = subprocess.Popen(
                     [
                         *(self._tools.shell, "-c", _JOIN, "sh", *folders, "--"),
+                        *bubblewrap.entrance(spec, self._tools),
                         *(self._tools.bwrap, "--args", str(given), "--"),
                         *bubblewrap.command(spec, self._tools),
                     ],

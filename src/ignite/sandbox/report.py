@@ -11,9 +11,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 from ignite.sandbox.bubblewrap import Tools
 from ignite.sandbox.cgroups import ControlGroups, ControllerState
+from ignite.sandbox.network.egress import Egress
 from ignite.sandbox.seccomp import SeccompUnavailable, filter_program
 from ignite.settings import RuntimeSettings
 
@@ -28,12 +30,16 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One layer. `detail` says how it is reached or why not, `fix` what to do then."""
+    """One layer. `detail` says how it is reached or why not, `fix` what to do then.
+
+    Without a vital one no code runs, whatever the level that is required.
+    """
 
     name: str
     is_ok: bool
     detail: str
     fix: str = ""
+    is_vital: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,7 @@ class SandboxReport:
             return self._words(self.missing[:1])
         if self.is_required and self.missing:
             return self._words(self.missing)
-        return ""
+        return self._words([layer for layer in self.missing if layer.is_vital])
 
     def _is_ok(self, name: str) -> bool:
         return any(layer.name == name and layer.is_ok for layer in self.layers)
@@ -78,7 +84,9 @@ class SandboxReport:
         return "; ".join(f"{layer.name}: {layer.detail}" for layer in layers)
 
 
-def report(settings: RuntimeSettings, groups: ControlGroups | None = None) -> SandboxReport:
+def report(
+    settings: RuntimeSettings, egress: Egress, groups: ControlGroups | None = None
+) -> SandboxReport:
     """Look at the machine. `groups` are the installation's; without them those of a trial tag."""
     is_root = os.geteuid() == 0
     bwrap = shutil.which("bwrap", path=_PATH) or ""
@@ -90,9 +98,11 @@ def report(settings: RuntimeSettings, groups: ControlGroups | None = None) -> Sa
         *([] if is_root else [_user_namespaces(bwrap)]),
         _seccomp(),
         *(_controller(state, is_root=is_root) for state in states),
-        _network(settings),
+        _network(egress),
+        _compile_network(egress),
     )
-    tools = Tools(bwrap=bwrap, setpriv=setpriv, is_root=is_root)
+    nsenter = shutil.which("nsenter", path=_PATH) or ""
+    tools = Tools(bwrap=bwrap, setpriv=setpriv, nsenter=nsenter, is_root=is_root)
     return SandboxReport(layers=layers, tools=tools, is_required=settings.require_isolation)
 
 
@@ -165,14 +175,44 @@ def _controller(state: ControllerState, *, is_root: bool) -> Layer:
     return Layer(name=name, is_ok=False, detail=state.why, fix=fix)
 
 
-def _network(settings: RuntimeSettings) -> Layer:
-    if settings.egress == "none":
-        return Layer(name="network", is_ok=True, detail="loopback of its own and nothing else")
+_FILTERED = "the internet from an address of its own; not this machine, not private networks"
+_NEEDED = "start as root, with nftables and iproute2 installed"
+
+
+def _network(egress: Egress) -> Layer:
+    name = "network"
+    match egress.replicas:
+        case "none":
+            return Layer(name=name, is_ok=True, detail="loopback of its own and nothing else")
+        case "filtered" if egress.why:
+            fix = f"{_NEEDED}; or set IGNITE__RUNTIME__EGRESS=none"
+            return Layer(name=name, is_ok=False, detail=egress.why, fix=fix, is_vital=True)
+        case "filtered":
+            return Layer(name=name, is_ok=True, detail=_FILTERED)
+        case "host":
+            return Layer(
+                name=name,
+                is_ok=False,
+                detail="app code has the machine's network, its loopback services included",
+                fix="set IGNITE__RUNTIME__EGRESS=filtered, or none",
+            )
+        case unknown:
+            assert_never(unknown)
+
+
+def _compile_network(egress: Egress) -> Layer:
+    name = "compile network"
+    if egress.builds == "filtered" and not egress.why:
+        return Layer(name=name, is_ok=True, detail=_FILTERED)
+    if egress.builds == "filtered":
+        fix = f"{_NEEDED}; or set IGNITE__BUILD__EGRESS=host"
+        return Layer(name=name, is_ok=False, detail=egress.why, fix=fix, is_vital=True)
+    why = f" ({egress.why})" if egress.why else ""
     return Layer(
-        name="network",
+        name=name,
         is_ok=False,
-        detail="app code has the machine's network, its loopback services included",
-        fix="set IGNITE__RUNTIME__EGRESS=none",
+        detail=f"compiles have the machine's network, its loopback services included{why}",
+        fix=_NEEDED if why else "set IGNITE__BUILD__EGRESS=filtered",
     )
 
 

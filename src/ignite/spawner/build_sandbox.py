@@ -29,8 +29,12 @@ def build_sandbox(
     source: int,
     folders: WorkFolders,
     passwd: Path,
+    network: str,
 ) -> SandboxSpec:
-    """Return the sandbox of a compile; `source` is an open descriptor of the source folder."""
+    """Return the sandbox of a compile; `source` is an open descriptor of the source folder.
+
+    `network` is where its network namespace lies, where it has one of its own.
+    """
     mounts = [
         *host.interpreter_mounts(interpreter),
         Mount(source=host.runtime_files, target=RUNTIME_FOLDER),
@@ -47,7 +51,7 @@ def build_sandbox(
         ),
         uid=folders.uid,
         mounts=tuple(mounts),
-        etc=host.etc_with_network,
+        etc=host.etc_of_builds,
         passwd=passwd,
         env={
             **_allowed(spec.env),
@@ -58,7 +62,8 @@ def build_sandbox(
         },
         cwd=WORK_FOLDER,
         tmp_bytes=settings.tmp_bytes,
-        has_network=True,
+        has_network=host.egress.builds == "host",
+        network=network,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from ignite.builders.indexes import configured_index
 from ignite.domain.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -25,6 +26,8 @@ from ignite.sandbox.cgroups import ControlGroup
 from ignite.sandbox.etc import write_passwd
 from ignite.sandbox.interpreters import Interpreter
 from ignite.sandbox.launcher import Launcher, Sandboxed
+from ignite.sandbox.network.namespaces import Namespace
+from ignite.sandbox.network.plan import Kind
 from ignite.sandbox.paths import open_folder, open_parent
 from ignite.settings import BuildSettings, RuntimeSettings
 from ignite.spawner.build_folders import (
@@ -36,6 +39,7 @@ from ignite.spawner.build_folders import (
 from ignite.spawner.build_sandbox import build_sandbox
 from ignite.spawner.host import Host
 from ignite.spawner.logs import SYSTEM, LogLine, LogPump
+from ignite.spawner.networks import Networks
 from ignite.spawner.outputs import (
     MAX_DEPTH,
     OutputBounds,
@@ -106,6 +110,7 @@ class Builds:
         host: Host,
         launcher: Launcher,
         folders: BuildFolders,
+        networks: Networks,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -113,6 +118,8 @@ class Builds:
         self._host = host
         self._launcher = launcher
         self._folders = folders
+        self._networks = networks
+        self._index_url = configured_index(settings)
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -188,7 +195,9 @@ class Builds:
 
     async def _in_group(self, job: _Job, folders: WorkFolders) -> BuildOutcome:
         group = await asyncio.to_thread(self._make_group, job.spec)
+        network: Namespace | None = None
         try:
+            network = await self._network()
             sandbox = build_sandbox(
                 job.spec,
                 self._host,
@@ -197,6 +206,7 @@ class Builds:
                 source=job.source,
                 folders=folders,
                 passwd=write_passwd(folders.root / "passwd", folders.uid, home=HOME),
+                network="" if network is None else network.path,
             )
             sandboxed = await self._launcher.start(sandbox, group)
             try:
@@ -206,6 +216,12 @@ class Builds:
                 sandboxed.close()
         finally:
             await asyncio.to_thread(group.remove)
+            if network is not None:
+                self._networks.give_back(network)
+
+    async def _network(self) -> Namespace | None:
+        await self._networks.allow_index(self._index_url)
+        return await self._networks.take(Kind.BUILD)
 
     async def _follow(
         self, job: _Job, sandboxed: Sandboxed, folders: WorkFolders, group: ControlGroup

@@ -179,7 +179,7 @@ class ForkServers:
             etc=self._host.etc,
             passwd=write_passwd(shared / "passwd", 0, home=HOME),
             env=interpreter.inner_env,
-            has_network=self._settings.egress == "host",
+            has_network=self._host.egress.replicas == "host",
         )
         return tree_of(spec, (interpreter.inner_path, *_COMMAND))
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from ignite.domain.errors import FailedPrecondition
@@ -25,6 +26,7 @@ from ignite.sandbox.bubblewrap import Mount, Tools
 from ignite.sandbox.cgroups import ControlGroups
 from ignite.sandbox.etc import write_etc
 from ignite.sandbox.interpreters import MOUNT_POINT, Interpreter, python_interpreters
+from ignite.sandbox.network.egress import Egress, Way
 from ignite.sandbox.report import SandboxReport, report
 from ignite.settings import Settings
 
@@ -49,8 +51,9 @@ class Host:
     report: SandboxReport
     groups: ControlGroups
     interpreters: Mapping[str, Interpreter]
+    egress: Egress
     etc: Path
-    etc_with_network: Path
+    etc_of_builds: Path
     runtime_files: Path
     uv: Path | None
     owner: Owner
@@ -89,10 +92,15 @@ class Host:
         return (Mount(source=interpreter.prefix, target=MOUNT_POINT),)
 
 
-def prepare_host(settings: Settings, layout: Layout) -> Host:
-    """Look at the machine and write the shared folders. Blocks for about a second."""
+def prepare_host(
+    settings: Settings, layout: Layout, egress: Egress, *, gateway: IPv4Address | None = None
+) -> Host:
+    """Look at the machine and write the shared folders. Blocks for about a second.
+
+    `gateway` answers for names where a network is filtered.
+    """
     groups = ControlGroups(layout.run.name)
-    made = report(settings.runtime, groups)
+    made = report(settings.runtime, egress, groups)
     for layer in made.missing:
         logger.warning(
             "sandbox layer missing",
@@ -105,12 +113,18 @@ def prepare_host(settings: Settings, layout: Layout) -> Host:
         report=made,
         groups=groups,
         interpreters=interpreters,
-        etc=write_etc(shared / "etc", has_network=settings.runtime.egress == "host"),
-        etc_with_network=write_etc(shared / "etc-network", has_network=True),
+        egress=egress,
+        etc=_etc(shared / "etc", egress.replicas, gateway),
+        etc_of_builds=_etc(shared / "etc-builds", egress.builds, gateway),
         runtime_files=_write_runtime_files(shared / "runtime", interpreters),
         uv=_find_uv(),
         owner=owner_of(settings),
     )
+
+
+def _etc(folder: Path, way: Way, gateway: IPv4Address | None) -> Path:
+    resolver = str(gateway) if way == "filtered" and gateway is not None else ""
+    return write_etc(folder, has_network=way != "none", resolver=resolver)
 
 
 def owner_of(settings: Settings) -> Owner:

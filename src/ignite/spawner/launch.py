@@ -26,6 +26,7 @@ def replica_sandbox(
     artifact: int,
     socket_folder: int,
     passwd: Path,
+    network: str,
 ) -> SandboxSpec:
     """Return the sandbox of a replica; `artifact` and `socket_folder` are open descriptors."""
     arguments = _ARGUMENTS.get(spec.runtime.language)
@@ -48,7 +49,8 @@ def replica_sandbox(
         env={**allowed_env(spec.env), **interpreter.inner_env, **_contract(spec, settings)},
         cwd=APP_FOLDER,
         tmp_bytes=settings.tmp_bytes,
-        has_network=settings.egress == "host",
+        has_network=host.egress.replicas == "host",
+        network=network,
     )
 
 

@@ -106,6 +106,7 @@ class Lives:
             artifact=artifact,
             socket_folder=sockets,
             passwd=write_passwd(folders.state / "passwd", place.uid, home=HOME),
+            network="" if place.network is None else place.network.path,
         )
         return replace(sandbox, notify=notify)
 

@@ -15,6 +15,7 @@ from ignite.spawner.build_folders import BuildFolders
 from ignite.spawner.builds import Builds
 from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host, Owner, prepare_host
+from ignite.spawner.networks import Networks
 from ignite.spawner.pools import WarmPools
 from ignite.spawner.replicas import Replicas
 from ignite.spawner.servicer import SERVICE_NAME, ReplicaServicer
@@ -24,7 +25,8 @@ from ignite.spawner.starts import Starts
 def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Component]]:
     """Return the tiers of the spawner role. Looks at the machine, so it blocks for a second."""
     _raise_open_files()
-    host = prepare_host(settings, layout)
+    networks = Networks(settings.runtime, settings.build, layout.run)
+    host = prepare_host(settings, layout, networks.open(), gateway=networks.gateway)
     # Held by both components below and so for as long as any sandbox may live.
     launcher = Launcher(host.tools, has_seccomp=host.report.has_seccomp)
     first = settings.runtime.first_uid
@@ -36,6 +38,7 @@ def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Componen
         launcher=launcher,
         uids=UidPool(first=first, size=REPLICA_UIDS),
         forks=forks,
+        networks=networks,
     )
     pools = WarmPools(
         settings=settings.runtime, host=host, starts=starts, forks=forks, folder=layout.replicas
@@ -57,9 +60,11 @@ def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Componen
         folders=BuildFolders(
             layout, UidPool(first=first + REPLICA_UIDS, size=BUILD_UIDS), is_root=is_root
         ),
+        networks=networks,
     )
     # Builds wait for the sweep of replicas, which ends the builds of an earlier spawner as well.
-    return ((replicas,), (builds,), (_server(settings, layout, host, replicas, builds, pools),))
+    server = _server(settings, layout, host, replicas, builds, pools)
+    return ((networks,), (replicas,), (builds,), (server,))
 
 
 def _raise_open_files() -> None:

@@ -16,10 +16,13 @@ from ignite.sandbox.forked import Forked, ForkFailed
 from ignite.sandbox.forkserver import Seat
 from ignite.sandbox.interpreters import Interpreter
 from ignite.sandbox.launcher import Launcher, Running
+from ignite.sandbox.network.namespaces import Namespace
+from ignite.sandbox.network.plan import Kind
 from ignite.sandbox.uids import UidPool
 from ignite.settings import RuntimeSettings
 from ignite.spawner.forks import ForkServers
 from ignite.spawner.host import Host
+from ignite.spawner.networks import Networks
 from ignite.spawner.specs import ReplicaSpec
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class Place:
 
     uid: int
     group: ControlGroup
+    network: Namespace | None = None
     forked: Forked | None = None
 
 
@@ -48,23 +52,29 @@ class Starts:
         launcher: Launcher,
         uids: UidPool,
         forks: ForkServers,
+        networks: Networks,
     ) -> None:
         self._settings = settings
         self._host = host
         self._launcher = launcher
         self._uids = uids
         self._forks = forks
+        self._networks = networks
         self.failures: Counter[str] = Counter()
 
     async def place(self, name: str) -> Place:
         """Return a new place; `name` is its control group's."""
         uid = self._uids.take() if self._host.tools.is_root else os.geteuid()
+        network: Namespace | None = None
         try:
+            network = await self._networks.take(Kind.REPLICA)
             group = await asyncio.to_thread(self._host.groups.create, name)
         except BaseException:
             self._uids.give_back(uid)
+            if network is not None:
+                self._networks.give_back(network)
             raise
-        return Place(uid=uid, group=group)
+        return Place(uid=uid, group=group, network=network)
 
     async def leave(self, place: Place) -> None:
         """Give a place back; what runs in it is killed."""
@@ -74,6 +84,8 @@ class Starts:
         # The uid is given back when nothing can run under it any more.
         if await asyncio.to_thread(place.group.remove):
             self._uids.give_back(place.uid)
+        if place.network is not None:
+            self._networks.give_back(place.network)
 
     async def start(
         self, spec: ReplicaSpec, sandbox: SandboxSpec, place: Place
@@ -98,7 +110,8 @@ class Starts:
                     uid=place.uid,
                     group=place.group,
                     tmp_bytes=self._settings.tmp_bytes,
-                    has_network=self._settings.egress == "host",
+                    has_network=self._host.egress.replicas == "host",
+                    network=None if place.network is None else place.network.descriptor,
                 ),
             )
         except ForkFailed as error:

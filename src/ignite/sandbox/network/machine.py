@@ -1,7 +1,8 @@
 """What the network changes on the machine: one table, and forwarding on the uplinks.
 
 Both are taken back when the last installation ends; which one that is, the tables say. One that was
-killed leaves its table, which rules over interfaces that went with it, until it starts again.
+killed leaves its table, which rules over interfaces that went with it; since each holds a lock
+while it lives, whoever comes or goes next on this machine removes what such a one left.
 """
 
 import contextlib
@@ -72,6 +73,7 @@ class Machine:
         self._plan = plan
         self._tools = tools
         self._run = run
+        self._alive = -1
 
     def check(self) -> None:
         """Find out whether it could be put up, and change nothing; raises NetworkFailed."""
@@ -84,6 +86,10 @@ class Machine:
         """Forward on the uplinks and load the table; return the uplinks. Raises NetworkFailed."""
         found = uplinks(self._tools)
         with self._locked():
+            self._alive = self._try_lock(self._plan.table)
+            if self._alive < 0:
+                raise NetworkFailed("another process has the network of this installation")
+            self._sweep()
             guarded = self._forward(found)
             self.load(self._table(names_port, guarded))
         return found
@@ -96,7 +102,11 @@ class Machine:
         """Remove the table; the last one restores the uplinks. Raises NetworkFailed."""
         with self._locked():
             self.load(rules.no_table(self._plan.table))
-            if self._other_tables():
+            if self._alive >= 0:
+                os.close(self._alive)
+                self._alive = -1
+            self._sweep()
+            if self._tables():
                 return
             for name in self._changed():
                 with contextlib.suppress(OSError):
@@ -130,9 +140,34 @@ class Machine:
             return tuple(str(name) for name in json.loads(self._changes.read_text()))
         return ()
 
-    def _other_tables(self) -> bool:
+    def _sweep(self) -> None:
+        """Remove the tables of installations that live no more."""
+        for table in self._tables():
+            lock = self._try_lock(table) if table != self._plan.table else -1
+            if lock >= 0:
+                self.load(rules.no_table(table))
+                os.close(lock)
+        for file in self._run.glob(f"network-{TABLE_PREFIX}*"):
+            lock = self._try_lock(file.name.removeprefix("network-"))
+            if lock >= 0:
+                file.unlink(missing_ok=True)
+                os.close(lock)
+
+    def _tables(self) -> tuple[str, ...]:
         text = _output(self._tools.nft, "list", "tables", "inet")
-        return any(line.split()[-1].startswith(TABLE_PREFIX) for line in text.splitlines())
+        names = (line.split()[-1] for line in text.splitlines() if line)
+        return tuple(name for name in names if name.startswith(TABLE_PREFIX))
+
+    def _try_lock(self, table: str) -> int:
+        """Return the held lock of an installation's life; -1 where somebody else holds it."""
+        path = self._run / f"network-{table}"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return -1
+        return lock
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -15,26 +15,6 @@ TABLE_PREFIX = "ignite_"
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PLACES = 3
 
-# What is not the internet: this network, private, shared (carriers, VPNs), loopback, link-local with
-# the metadata services of clouds (one cloud has a public address for that), protocol assignments,
-# relays of IPv6, benchmarks, multicast, and what is reserved with the broadcast address.
-DENIED = (
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "168.63.129.16/32",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.88.99.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-)
-DEFAULT_RANGE = "198.19.0.0/16"
-
 
 class Kind(StrEnum):
     """Whose network it is; a letter, since an interface's name has fifteen."""
@@ -75,7 +55,8 @@ class Plan:
     @property
     def size(self) -> int:
         """How many addresses there are to give."""
-        return min(self.range.num_addresses - 3, len(_DIGITS) ** _PLACES)
+        most: int = len(_DIGITS) ** _PLACES
+        return min(self.range.num_addresses - 3, most)
 
     def address(self, number: int) -> IPv4Address:
         """Return the address of the seat `number`, of `size`."""
@@ -83,7 +64,7 @@ class Plan:
 
     def interface(self, kind: Kind, number: int) -> str:
         """Return the name of the machine's end of a seat's wire."""
-        digits = ""
+        digits: str = ""
         for _ in range(_PLACES):
             number, digit = divmod(number, len(_DIGITS))
             digits = _DIGITS[digit] + digits
