@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.deployments import HELLO, Rig, now, rigged, until
 
-from ignite.controllers import fleet
+from ignite.controllers import deployments, fleet
 from ignite.db.database import Transaction
-from ignite.domain.apps import App, DeploymentState, Scaling
+from ignite.db.status import AppStatusStore
+from ignite.domain.apps import App, AppStatus, DeploymentState, Scaling
 from ignite.domain.versions import Version
 
 
@@ -35,6 +36,53 @@ async def test_an_app_sleeps_when_idle_and_wakes_once_however_many_ask(rig: Rig)
     assert all(answer.ok and answer.key == route.key for answer in answers)
     await until(lambda: rig.is_warm())
     assert sum(rig.backend.started.values()) == before + 1
+
+
+async def asleep(rig: Rig) -> None:
+    """Let the app's idle period end, and what is written of it be told."""
+    rig.demand(1, in_flight=0)
+    await until(lambda: rig.backend.ready(1) == 0)
+    await until(lambda: rig.state_is(DeploymentState.COLD))
+
+
+async def test_a_cold_start_is_written_once_when_it_is_over(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.create(scaling=Scaling(scaledown_period_secs=1))
+    await rig.live()
+    await asleep(rig)
+    written: list[AppStatus] = []
+    record = AppStatusStore.record
+
+    async def noted(
+        store: AppStatusStore, app_id: int, generation: int, state: DeploymentState, seen: AppStatus
+    ) -> bool:
+        written.append(seen)
+        return await record(store, app_id, generation, state, seen)
+
+    monkeypatch.setattr(AppStatusStore, "record", noted)
+    # As long as it takes, it is over before it has to be told.
+    monkeypatch.setattr(deployments, "_PASSING_SECS", 3600.0)
+    rig.backend.manual = {1}
+    rig.demand(1, in_flight=1)
+    assert (await rig.controller.deployments.wake(HELLO, None)).ok
+    rig.backend.make_ready(1)
+    await until(lambda: rig.state_is(DeploymentState.DEPLOYED))
+    assert [[replica.state for replica in seen.replicas] for seen in written] == [["ready"]]
+
+
+async def test_a_start_that_lasts_is_told(rig: Rig) -> None:
+    await rig.create(scaling=Scaling(scaledown_period_secs=1))
+    await rig.live()
+    await asleep(rig)
+    rig.backend.manual = {1}
+    rig.demand(1, in_flight=1)
+    assert (await rig.controller.deployments.wake(HELLO, None)).ok
+    await until(lambda: rig.state_is(DeploymentState.ACTIVATING))
+    status = await rig.status()
+    assert [replica.state for replica in status.replicas] == ["starting"]
+    rig.backend.make_ready(1)
+    await until(lambda: rig.state_is(DeploymentState.DEPLOYED))
 
 
 async def test_a_request_under_way_keeps_the_app_awake(rig: Rig) -> None:

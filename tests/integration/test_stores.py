@@ -155,6 +155,23 @@ class TestApps:
             assert await tx.status.get(app.id) == AppStatus(desired_replicas=2)
 
 
+    async def test_a_record_of_another_generation_is_not_written(self, database: Database) -> None:
+        app = await new_app(database)
+        seen = AppStatus(desired_replicas=1, error="boom", error_reason="Crashed")
+        async with database.transaction() as tx:
+            assert await tx.status.record(app.id, app.generation, DeploymentState.COLD, seen)
+        async with database.transaction() as tx:
+            assert await tx.status.get(app.id) == seen
+            found = await tx.apps.get(app.ref)
+            assert (found.state, found.observed_generation) == (DeploymentState.COLD, 1)
+            await tx.apps.set_config(app, AppConfig(author="me"))
+            late = AppStatus(desired_replicas=9)
+            assert not await tx.status.record(app.id, 1, DeploymentState.DEPLOYED, late)
+            assert not await tx.status.record(app.id + 1, 1, DeploymentState.DEPLOYED, late)
+            assert await tx.status.get(app.id) == seen
+            assert (await tx.apps.get(app.ref)).state is DeploymentState.COLD
+
+
 class TestHostnames:
     async def test_label_has_one_owner(self, database: Database) -> None:
         first, second = await new_app(database, "a"), await new_app(database, "b", RIVAL)

@@ -14,16 +14,20 @@ from ignite.controllers.routes import RouteBoard
 from ignite.controllers.serving import DeploymentSettings as DeploymentSettings
 from ignite.controllers.serving import Serving
 from ignite.db.database import APPS_CHANNEL, Database
-from ignite.domain.apps import AppRef
+from ignite.domain.apps import AppRef, AppStatus
 from ignite.domain.deployments import Rollout
 from ignite.domain.errors import Unavailable
 from ignite.domain.versions import Version
+from ignite.domain.workloads import WorkloadStatus
 from ignite.ports.backend import RuntimeBackend
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECS = 2.0
 _POLL_PAGE = 500
+
+_PASSING_SECS = 1.0
+"""A start or an end of replicas that takes no longer is written once, when it is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,9 +226,30 @@ class Deployments:
                 await self._serving.converge(deployed)
                 # Who reads DEPLOYED may call: no gateway says "no such host" any more.
                 await self._board.applied()
-            await self._records.observe(deployed, *self._serving.observed(deployed))
+            seen, status = self._serving.observed(deployed)
+            if not self._let_pass(deployed, seen, status):
+                await self._records.observe(deployed, seen, status)
         if deployed.is_stale:
             self._loop.hint(app_id)
+
+    def _let_pass(self, deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None) -> bool:
+        """Tell whether to wait with the record, for a moment, until what is passing has passed."""
+        is_passing = self._records.is_passing(deployed, seen, status)
+        if is_passing and not deployed.is_due:
+            if deployed.passing is None:
+                deployed.passing = asyncio.get_running_loop().call_later(
+                    _PASSING_SECS, self._due, deployed
+                )
+            return True
+        if deployed.passing is not None:
+            deployed.passing.cancel()
+            deployed.passing = None
+        deployed.is_due = False
+        return False
+
+    def _due(self, deployed: Deployed) -> None:
+        deployed.is_due = True
+        self._loop.hint(deployed.app.id)
 
     async def _roll(self, deployed: Deployed) -> bool:
         """Take the next step of a rollout; returns whether there was one."""

@@ -25,7 +25,8 @@ class Deployed:
     any time.
 
     `keys` are the Workloads it has; `recorded` is what was last written of it; `rolling` tells
-    which target is being started and since when.
+    which target is being started and since when. `passing` runs while replicas start or end and
+    that is not written yet; `is_due` once it has to be.
     """
 
     app: App
@@ -36,6 +37,8 @@ class Deployed:
     is_gone: bool = False
     recorded: AppStatus | None = None
     rolling: tuple[int, datetime] | None = None
+    passing: asyncio.TimerHandle | None = None
+    is_due: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

@@ -12,7 +12,7 @@ from ignite.db.database import Database, Transaction
 from ignite.domain.apps import App, AppStatus, DeploymentState
 from ignite.domain.deployments import deployment_state
 from ignite.domain.versions import VersionStatus
-from ignite.domain.workloads import WorkloadStatus
+from ignite.domain.workloads import ReplicaState, WorkloadStatus
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +78,27 @@ class Records:
         app = deployed.app
         state = deployment_state(app, deployed.target, status, seen.desired_replicas)
         async with self._database.transaction() as tx:
-            current = await tx.apps.get_by_id(app.id, lock=True)
-            if current is None or current.generation != app.generation:
+            if not await tx.status.record(app.id, app.generation, state, seen):
                 deployed.is_stale = True
                 return
-            await tx.apps.set_state(app.id, state, current.error, current.error_reason)
-            await tx.status.put(app.id, seen)
-            await tx.apps.observe(app.id, app.generation)
         deployed.recorded = seen
-        deployed.app = replace(current, state=state, observed_generation=app.generation)
+        deployed.app = replace(app, state=state, observed_generation=app.generation)
+
+    @staticmethod
+    def is_passing(deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None) -> bool:
+        """Tell whether what runs is about to change by itself: replicas start or end.
+
+        Only of an app of which nothing else is to be told: no publish, no new config, no trouble.
+        """
+        app = deployed.app
+        if deployed.is_rolling or not app.active_version or seen.error_reason:
+            return False
+        if app.observed_generation < app.generation:
+            return False
+        if any(replica.state != ReplicaState.READY for replica in seen.replicas):
+            return True
+        serving = sum(1 for replica in seen.replicas if replica.version == app.active_version)
+        return serving != seen.desired_replicas and not (status and status.reason)
 
     @staticmethod
     def differs(deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None) -> bool:

@@ -2,14 +2,43 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import BigInteger, Integer, SmallInteger, String, bindparam, func, select, text
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ignite.db import tables
-from ignite.domain.apps import AppStatus, ObservedReplica
+from ignite.domain.apps import AppStatus, DeploymentState, ObservedReplica
 
 _status = tables.app_status
+
+# Every cold start writes this once, so it is one statement, and its text is made once.
+_RECORD = text(
+    """
+    WITH app AS (
+        UPDATE apps SET state = :state, observed_generation = :generation
+        WHERE id = :app_id AND generation = :generation
+        RETURNING id
+    )
+    INSERT INTO app_status
+        (app_id, desired_replicas, replicas, error, error_reason, updated_at)
+    SELECT id, :desired_replicas, :replicas, :error, :error_reason, now() FROM app
+    ON CONFLICT (app_id) DO UPDATE SET
+        desired_replicas = excluded.desired_replicas,
+        replicas = excluded.replicas,
+        error = excluded.error,
+        error_reason = excluded.error_reason,
+        updated_at = excluded.updated_at
+    RETURNING app_id
+    """
+).bindparams(
+    bindparam("app_id", type_=BigInteger),
+    bindparam("generation", type_=BigInteger),
+    bindparam("state", type_=SmallInteger),
+    bindparam("desired_replicas", type_=Integer),
+    bindparam("replicas", type_=JSONB),
+    bindparam("error", type_=String),
+    bindparam("error_reason", type_=String),
+)
 
 
 class AppStatusStore:
@@ -39,25 +68,46 @@ class AppStatusStore:
             error_reason=found["error_reason"],
         )
 
+    async def record(
+        self, app_id: int, generation: int, state: DeploymentState, status: AppStatus
+    ) -> bool:
+        """Write where an app stands and that `generation` has been made so.
+
+        False, and nothing is written, when the app has another generation by now, or is gone.
+        """
+        done = await self._connection.execute(
+            _RECORD,
+            {
+                "app_id": app_id,
+                "generation": generation,
+                "state": int(state),
+                **_columns(status),
+            },
+        )
+        return done.one_or_none() is not None
+
     async def put(self, app_id: int, status: AppStatus) -> None:
         """Replace the status of an app."""
-        columns = {
-            "desired_replicas": status.desired_replicas,
-            "replicas": [
-                {
-                    "id": replica.id,
-                    "version": replica.version,
-                    "state": replica.state,
-                    "started_at_ms": int(replica.started_at.timestamp() * 1000),
-                }
-                for replica in status.replicas
-            ],
-            "error": status.error,
-            "error_reason": status.error_reason,
-            "updated_at": func.now(),
-        }
+        columns = {**_columns(status), "updated_at": func.now()}
         await self._connection.execute(
             insert(_status)
             .values(app_id=app_id, **columns)
             .on_conflict_do_update(index_elements=["app_id"], set_=columns)
         )
+
+
+def _columns(status: AppStatus) -> dict[str, object]:
+    return {
+        "desired_replicas": status.desired_replicas,
+        "replicas": [
+            {
+                "id": replica.id,
+                "version": replica.version,
+                "state": replica.state,
+                "started_at_ms": int(replica.started_at.timestamp() * 1000),
+            }
+            for replica in status.replicas
+        ],
+        "error": status.error,
+        "error_reason": status.error_reason,
+    }
