@@ -5,8 +5,8 @@ import asyncio
 from ignite.domain.errors import PermissionDenied, Unauthenticated, Unavailable
 from ignite.domain.identity import Principal, Scope
 from ignite.domain.routes import Route
+from ignite.gateway.app_routes import CORS_HEADERS, CORS_MAX_AGE, CORS_METHODS
 from ignite.gateway.heads import Head
-from ignite.gateway.xds import CORS_HEADERS, CORS_MAX_AGE, CORS_METHODS
 from ignite.ports.identity import TokenVerifier
 
 ISSUER_SECS = 5.0

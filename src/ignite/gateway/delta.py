@@ -7,7 +7,7 @@ there, and a cluster goes only when nothing leads to it.
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from envoy.service.discovery.v3.discovery_pb2 import (
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 WILDCARDS = frozenset({CDS, LDS, VHDS})
 """Types of which Envoy gets all there are; of the others what it names."""
 
+_NONE: "Mapping[str, Resource]" = {}
 _counter = itertools.count(1)
 
 
@@ -31,6 +32,8 @@ class _Kind:
     """What a stream knows of one type. `sent` is what Envoy has or will have once it acknowledges.
 
     `rejected` holds versions that Envoy refused, so that they are not sent again and again.
+    `settled` and `warmed` are the groups of resources that nothing was left to do for: groups that
+    did not change are the same objects in the next snapshot and are not looked through again.
     """
 
     names: set[str] = field(default_factory=set)
@@ -40,6 +43,12 @@ class _Kind:
     batch: dict[str, str | None] = field(default_factory=dict)
     is_answered: bool = False
     one_by_one: bool = False
+    settled: "tuple[Mapping[str, Resource], bool] | None" = None
+    warmed: "Mapping[str, Resource] | None" = None
+
+    def forget_settled(self) -> None:
+        """Look through the resources again: what Envoy has is another thing now."""
+        self.settled = self.warmed = None
 
 
 class DeltaStream:
@@ -53,6 +62,7 @@ class DeltaStream:
         """Take in a subscription, an acknowledgement or a refusal."""
         known = request.type_url in self._kinds
         kind = self._kinds.setdefault(request.type_url, _Kind())
+        kind.forget_settled()
         if not known:
             kind.sent.update(request.initial_resource_versions)
         kind.names |= set(request.resource_names_subscribe)
@@ -150,23 +160,31 @@ class DeltaStream:
         """A cluster that changed warms again and waits for its endpoints, although it had them."""
         endpoints = self._kinds.get(EDS)
         if endpoints is not None:
+            endpoints.forget_settled()
             for name in changes:
                 endpoints.sent.pop(name, None)
 
     def _diff(
         self, url: str, kind: _Kind, snapshot: Snapshot, *, removes: bool
     ) -> "dict[str, Resource | None]":
-        wanted = snapshot.resources.get(url, {})
-        changes: dict[str, Resource | None] = {}
-        for name in wanted if url in WILDCARDS else kind.names & wanted.keys():
-            version = wanted[name].version
-            if version not in (kind.sent.get(name), kind.rejected.get(name)):
-                changes[name] = wanted[name]
+        wanted = snapshot.resources.get(url, _NONE)
+        if kind.settled is not None and kind.settled[0] is wanted and kind.settled[1] >= removes:
+            return {}
+        sent, asks_for_all = kind.sent, url in WILDCARDS
+        changes: dict[str, Resource | None] = {
+            name: resource
+            for name, resource in wanted.items()
+            if sent.get(name) != resource.version
+            and kind.rejected.get(name) != resource.version
+            and (asks_for_all or name in kind.names)
+        }
         # Endpoints and route configurations end with what names them.
         if removes and url in WILDCARDS:
             for name in kind.sent.keys() - wanted.keys():
                 if kind.rejected.get(name) != "":
                     changes[name] = None
+        if not changes:
+            kind.settled = (wanted, removes)
         return changes
 
     def _is_done(self, step: tuple[str, ...], snapshot: Snapshot) -> bool:
@@ -178,9 +196,15 @@ class DeltaStream:
                 return False
         if CDS not in step:
             return True
-        clusters, endpoints = self._kinds.get(CDS), self._kinds.get(EDS)
-        warming = set(snapshot.resources.get(EDS, {}))
-        warming -= clusters.rejected.keys() if clusters else set()
-        if endpoints is None:
-            return not warming
-        return warming <= endpoints.sent.keys() | endpoints.rejected.keys()
+        clusters, endpoints = self._kinds.get(CDS, _Kind()), self._kinds.get(EDS, _Kind())
+        wanted = snapshot.resources.get(EDS, _NONE)
+        if endpoints.warmed is wanted:
+            return True
+        if not all(
+            name in endpoints.sent or name in endpoints.rejected or name in clusters.rejected
+            for name in wanted
+        ):
+            return False
+        # Clusters that were refused may be taken later; then they are waited for.
+        endpoints.warmed = None if clusters.rejected else wanted
+        return True

@@ -33,7 +33,7 @@ class Lingering:
     def after(self, table: RouteTable) -> tuple[Route, ...]:
         """Return, as they last were, the routes that `table` does not say to be warm any more."""
         now = self._clock()
-        warm = {route.key: route for route in table.by_key.values() if route.is_warm}
+        warm = {claim.route.key: claim.route for one in table.warm.values() for claim in one}
         for key in self._warm.keys() - warm.keys():
             self._gone[key] = (now + self._secs, self._warm[key])
         self._warm = warm

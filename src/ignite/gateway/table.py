@@ -7,7 +7,7 @@ written to disk: a gateway that starts while controllers are down serves what it
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -39,15 +39,28 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A warm route and the names that lead to it. Each name leads to one route alone: Envoy refuses
+    all virtual hosts where two claim one name."""
+
+    route: Route
+    hostnames: tuple[str, ...]
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RouteTable:
     """All routes at one revision. Revision 0 says that nothing was ever learned.
 
     A step copies the indexes and touches what it names: with ten thousand apps building them anew
-    would take a tenth of a second for every replica that comes or goes.
+    would take a tenth of a second for every replica that comes or goes. `warm` holds, by app, the
+    claims of routes that have replicas; what a step does not change is the same object before and
+    after.
     """
 
     revision: int = 0
     by_key: Mapping[str, Route] = field(default_factory=dict)
+    warm: Mapping[str, tuple[Claim, ...]] = field(default_factory=dict, repr=False)
     _by_hostname: Mapping[str, Route] = field(default_factory=dict, repr=False)
     _by_app: Mapping[str, tuple[Route, ...]] = field(default_factory=dict, repr=False)
 
@@ -77,11 +90,30 @@ class RouteTable:
             touched.add(route.app.id)
             by_key[route.key] = route
             by_app[route.app.id] = (*by_app.get(route.app.id, ()), route)
+        losers: set[str] = set()
         for app in touched:
-            _name(by_hostname, by_app[app])
+            losers |= _name(by_hostname, by_app[app])
             if not by_app[app]:
                 del by_app[app]
-        return type(self)(update.revision, by_key, by_hostname, by_app)
+        fresh = type(self)(update.revision, by_key, self.warm, by_hostname, by_app)
+        gone = self.warm.keys() if update.is_snapshot else set()
+        changed = {app: tuple(fresh.claims(app)) for app in touched | losers | gone}
+        changed = {app: found for app, found in changed.items() if found != self.warm.get(app, ())}
+        if not changed:
+            return fresh
+        warm = {app: found for app, found in {**self.warm, **changed}.items() if found}
+        return replace(fresh, warm=warm)
+
+    def claims(self, app: str) -> Iterable[Claim]:
+        """Yield the claims of an app's warm routes."""
+        for route in self._by_app.get(app, ()):
+            if (
+                route.is_warm
+                and self.of_target(Target(app=route.app, version=route.version)) is route
+            ):
+                names = {name.lower() for name in route.hostnames}
+                mine = tuple(sorted(n for n in names if self.of_host(n) is route))
+                yield Claim(route, mine, self.of_target(Target(app=route.app)) is route)
 
     def of_host(self, host: str) -> Route | None:
         """Return the route a Host header leads to; a port and a last dot do not count."""
@@ -95,10 +127,16 @@ class RouteTable:
         return None
 
 
-def _name(by_hostname: dict[str, Route], routes: Iterable[Route]) -> None:
+def _name(by_hostname: dict[str, Route], routes: Iterable[Route]) -> set[str]:
+    """Give active routes their names; return the apps that had one of them."""
+    losers = set()
     for route in routes:
-        if route.is_active:
-            by_hostname.update((name.lower(), route) for name in route.hostnames)
+        for name in route.hostnames if route.is_active else ():
+            old = by_hostname.get(name.lower())
+            if old is not None and old is not route:
+                losers.add(old.app.id)
+            by_hostname[name.lower()] = route
+    return losers
 
 
 def _unname(by_hostname: dict[str, Route], route: Route) -> None:

@@ -221,9 +221,11 @@ class DemandReporter:
         sent_at = 0.0
         while True:
             await asyncio.sleep(REPORT_SECS)
-            routes = self._live().by_key
-            self._book.forget(routes)
-            demands = self._book.demands(key for key, route in routes.items() if route.is_warm)
+            table = self._live()
+            self._book.forget(table.by_key)
+            demands = self._book.demands(
+                claim.route.key for claims in table.warm.values() for claim in claims
+            )
             if demands == sent and time.monotonic() - sent_at < HEARTBEAT_SECS:
                 continue
             try:
