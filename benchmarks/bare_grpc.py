@@ -10,8 +10,8 @@ import json
 import subprocess
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +24,30 @@ from ignite.v1 import ignite_compute_pb2_grpc as pb_grpc
 
 POOL = 10
 
-GET = "SELECT * FROM apps WHERE organization = $1 AND name = $2"
-VERSION = "SELECT * FROM versions WHERE app_id = $1 AND number = $2"
-LIST = "SELECT * FROM apps WHERE organization = $1 AND name > $2 ORDER BY name LIMIT $3"
+GET = """
+SELECT * FROM apps LEFT JOIN versions
+  ON versions.app_id = apps.id AND versions.number = apps.active_version
+WHERE apps.organization = $1 AND apps.name = $2
+"""
+LIST = """
+SELECT organization, name, config ->> 'description', (config ->> 'tier')::int, config -> 'ports',
+       state, active_version, created_at, updated_at
+FROM apps WHERE organization = $1 AND name > $2 ORDER BY name LIMIT $3
+"""
 LOCK = "SELECT id FROM organizations WHERE id = $1 FOR NO KEY UPDATE"
 COUNT = "SELECT count(*) FROM apps WHERE organization = $1"
 INSERT = """
 INSERT INTO apps (organization_id, organization, name, config, state)
-VALUES ($1, $2, $3, $4::jsonb, 8) RETURNING *
+VALUES ($1, $2, $3, $4::jsonb, 8) ON CONFLICT (organization, name) DO NOTHING RETURNING *
 """
-DROP_LABELS = "DELETE FROM hostnames WHERE app_id = $1 AND label <> ALL ($2)"
-LABELS = "SELECT label FROM hostnames WHERE app_id = $1"
-ADD_LABEL = "INSERT INTO hostnames (label, app_id, port) VALUES ($1, $2, 80)"
+LABELS = """
+WITH dropped AS (DELETE FROM hostnames WHERE app_id = $1 AND label <> ALL ($2::text[]))
+INSERT INTO hostnames (label, app_id, port)
+SELECT label, $1, port FROM unnest($2::text[], $3::int[]) AS wanted (label, port) ORDER BY label
+ON CONFLICT (label) DO UPDATE SET port = excluded.port
+WHERE hostnames.app_id = excluded.app_id
+RETURNING label
+"""
 NOTIFY = "SELECT pg_notify('ignite_apps', $1)"
 
 
@@ -103,45 +115,34 @@ class _Queries(pb_grpc.ComputeServiceServicer):
         self._answers = answers
 
     async def GetApp(self, request: pb.GetAppRequest, _context: Any) -> Any:  # noqa: N802
-        async def work(connection: Any) -> None:
-            app = await connection.fetchrow(GET, request.organization_name, request.app_name)
-            await connection.fetchrow(VERSION, app["id"], app["active_version"])
-
-        return await self._do("GetApp", work)
+        async with self._connection() as connection:
+            await connection.fetchrow(GET, request.organization_name, request.app_name)
+        return self._answers["GetApp"]
 
     async def ListApps(self, request: pb.ListAppsRequest, _context: Any) -> Any:  # noqa: N802
-        async def work(connection: Any) -> None:
+        async with self._connection() as connection:
             await connection.fetch(LIST, request.organization_name, "", request.limit + 1)
-
-        return await self._do("ListApps", work)
+        return self._answers["ListApps"]
 
     async def CreateApp(self, request: pb.CreateAppRequest, _context: Any) -> Any:  # noqa: N802
         organization, like = request.organization_name, self._config
-
-        async def work(connection: Any) -> None:
+        async with self._connection() as connection, connection.transaction():
             await connection.fetch(LOCK, like["organization_id"])
             await connection.fetchval(COUNT, organization)
-            async with connection.transaction():
-                app = await connection.fetchrow(
-                    INSERT, like["organization_id"], organization, request.name, like["config"]
-                )
-            label = f"{request.name}-{organization}"
-            await connection.execute(DROP_LABELS, app["id"], [label])
-            await connection.fetch(LABELS, app["id"])
-            async with connection.transaction():
-                await connection.execute(ADD_LABEL, label, app["id"])
+            app = await connection.fetchrow(
+                INSERT, like["organization_id"], organization, request.name, like["config"]
+            )
+            await connection.fetch(LABELS, app["id"], [f"{request.name}-{organization}"], [80])
             await connection.fetchval(NOTIFY, str(app["id"]))
+        return self._answers["CreateApp"]
 
-        return await self._do("CreateApp", work)
-
-    async def _do(self, method: str, work: Callable[[Any], Awaitable[None]]) -> Any:
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
         connection = await self._pool.get()
         try:
-            async with connection.transaction():
-                await work(connection)
+            yield connection
         finally:
             self._pool.put_nowait(connection)
-        return self._answers[method]
 
 
 async def _main() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import text
 from tests.support.compute import (
     ACME,
     HANDLER,
@@ -121,12 +122,12 @@ class TestCreateApp:
         self, compute: Compute
     ) -> None:
         async with compute.database.transaction() as tx:
-            await tx.connection.exec_driver_sql("DELETE FROM organizations WHERE name = 'rival'")
-        code, text = await compute.refused(
+            await tx.connection.execute(text("DELETE FROM organizations WHERE name = 'rival'"))
+        code, words = await compute.refused(
             "CreateApp", pb.CreateAppRequest(name="x"), organization="rival"
         )
         assert code is Code.FAILED_PRECONDITION
-        assert "rival" in text
+        assert "rival" in words
 
 
 class TestReading:
@@ -301,7 +302,7 @@ class TestUpdateAppConfig:
 
         async def labels() -> list[str]:
             async with compute.database.transaction() as tx:
-                rows = await tx.connection.exec_driver_sql("SELECT label FROM hostnames")
+                rows = await tx.connection.execute(text("SELECT label FROM hostnames"))
                 return sorted(rows.scalars())
 
         assert await labels() == ["hello-acme-8080"]
@@ -344,7 +345,7 @@ class TestDeleteApp:
         assert answer.deleted
         async with compute.database.transaction() as tx:
             for table in ("apps", "versions", "builds", "hostnames"):
-                rows = await tx.connection.exec_driver_sql(f"SELECT count(*) FROM {table}")
+                rows = await tx.connection.execute(text(f"SELECT count(*) FROM {table}"))
                 assert rows.scalar_one() == 0, table
         code, _ = await compute.refused("DeleteApp", pb.DeleteAppRequest(app_name="hello"))
         assert code is Code.NOT_FOUND

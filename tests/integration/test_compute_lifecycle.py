@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import text
 from tests.support.compute import (
     ACME,
     HANDLER,
@@ -593,9 +594,11 @@ async def _blocked_sessions(compute: Compute, count: int) -> None:
     async with asyncio.timeout(10):
         while True:
             async with compute.database.transaction() as tx:
-                rows = await tx.connection.exec_driver_sql(
-                    "SELECT count(*) FROM pg_stat_activity "
-                    "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                rows = await tx.connection.execute(
+                    text(
+                        "SELECT count(*) FROM pg_stat_activity "
+                        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                    )
                 )
                 if rows.scalar_one() >= count:
                     return

@@ -14,7 +14,6 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
 from tests.support.postgres import PostgresServer
 from tests.support.servers import serving
 
@@ -101,7 +100,7 @@ async def test_killed_postmaster_is_started_again_and_the_pool_reconnects(data: 
 async def answers(database: Database) -> bool:
     try:
         await database.check()
-    except (Unavailable, DBAPIError):  # not there, or just starting up
+    except (Unavailable, asyncpg.PostgresError):  # not there, or just starting up
         return False
     return True
 

@@ -103,8 +103,8 @@ class TestApps:
     async def test_unknown_organization_is_not_taken_for_a_taken_name(
         self, database: Database
     ) -> None:
-        async with database.transaction() as tx:
-            with pytest.raises(FailedPrecondition):
+        with pytest.raises(FailedPrecondition):
+            async with database.transaction() as tx:
                 await tx.apps.create(ref(), OrganizationId("nobody"), AppConfig())
 
     async def test_names_sort_by_their_bytes(self, database: Database) -> None:

@@ -1,9 +1,10 @@
 """Organisations and service accounts: `ports.accounts` on Postgres."""
 
-from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from asyncpg import IntegrityConstraintViolationError
+from sqlalchemy import Select, delete, func, insert, select, update
 
 from ignite.db import tables
+from ignite.db.connection import Row
 from ignite.db.database import Database
 from ignite.domain.errors import AlreadyExists, FailedPrecondition, NotFound
 from ignite.domain.identity import (
@@ -36,33 +37,33 @@ class PostgresAccountStore:
                     .values(id=organization_id, name=name, description=description)
                     .returning(_organizations)
                 )
-                return _organization_of(row.mappings().one())
-        except IntegrityError as error:
+                return _organization_of(row.one())
+        except IntegrityConstraintViolationError as error:
             raise AlreadyExists(
                 f"organization {name!r} exists", reason="OrganizationExists"
             ) from error
 
     async def get_organization(self, name: OrganizationName) -> OrganizationRecord:
         """Return it; raises NotFound."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             row = await tx.connection.execute(
                 select(_organizations).where(_organizations.c.name == name)
             )
-            found = row.mappings().one_or_none()
+            found = row.one_or_none()
         if found is None:
             raise _no_organization(name)
         return _organization_of(found)
 
     async def list_organizations(self, *, after: str, limit: int) -> tuple[OrganizationRecord, ...]:
         """Return up to `limit` organisations behind `after`, by name."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             rows = await tx.connection.execute(
                 select(_organizations)
                 .where(_organizations.c.name > after)
                 .order_by(_organizations.c.name)
                 .limit(limit)
             )
-            return tuple(_organization_of(row) for row in rows.mappings())
+            return tuple(_organization_of(row) for row in rows)
 
     async def delete_organization(self, name: OrganizationName) -> None:
         """Remove it with its accounts; refuses while it has apps."""
@@ -75,7 +76,7 @@ class PostgresAccountStore:
                 )
                 if gone.scalar_one_or_none() is None:
                     raise _no_organization(name)
-        except IntegrityError as error:
+        except IntegrityConstraintViolationError as error:
             raise FailedPrecondition(
                 f"organization {name!r} still has apps", reason="OrganizationNotEmpty"
             ) from error
@@ -97,9 +98,9 @@ class PostgresAccountStore:
                     )
                 )
                 found = await tx.connection.execute(_query().where(_accounts.c.id == account.id))
-                return _account_of(found.mappings().one())
-        except IntegrityError as error:
-            if "fk_service_accounts" in str(error.orig):
+                return _account_of(found.one())
+        except IntegrityConstraintViolationError as error:
+            if "fk_service_accounts" in str(error.constraint_name):
                 raise _no_organization(account.organization.name) from error
             raise AlreadyExists(
                 f"service account {account.name!r} exists", reason="ServiceAccountExists"
@@ -119,9 +120,9 @@ class PostgresAccountStore:
         query = _query().where(_accounts.c.id > after).order_by(_accounts.c.id).limit(limit)
         if organization is not None:
             query = query.where(_organizations.c.name == organization)
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             rows = await tx.connection.execute(query)
-            return tuple(_account_of(row) for row in rows.mappings())
+            return tuple(_account_of(row) for row in rows)
 
     async def delete_service_account(self, account_id: ServiceAccountId) -> None:
         """Remove it; raises NotFound."""
@@ -146,9 +147,9 @@ class PostgresAccountStore:
 
     async def login(self, account_id: ServiceAccountId) -> tuple[ServiceAccount, str] | None:
         """Return the account and its secret hash, or None."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             row = await tx.connection.execute(_query().where(_accounts.c.id == account_id))
-            found = row.mappings().one_or_none()
+            found = row.one_or_none()
         return (_account_of(found), found["secret_hash"]) if found else None
 
     async def touch(self, account_id: ServiceAccountId) -> None:
@@ -170,7 +171,7 @@ class PostgresAccountStore:
                 .values(**columns, updated_at=func.now())
             )
             row = await tx.connection.execute(_query().where(_accounts.c.id == account_id))
-            found = row.mappings().one_or_none()
+            found = row.one_or_none()
         if found is None:
             raise _no_account(account_id)
         return _account_of(found)
@@ -182,7 +183,7 @@ def _query() -> "Select[tuple[object, ...]]":
     )
 
 
-def _organization_of(row: RowMapping) -> OrganizationRecord:
+def _organization_of(row: Row) -> OrganizationRecord:
     return OrganizationRecord(
         organization=Organization(id=row["id"], name=row["name"]),
         description=row["description"],
@@ -190,7 +191,7 @@ def _organization_of(row: RowMapping) -> OrganizationRecord:
     )
 
 
-def _account_of(row: RowMapping) -> ServiceAccount:
+def _account_of(row: Row) -> ServiceAccount:
     return ServiceAccount(
         id=row["id"],
         organization=Organization(id=row["organization_id"], name=row["organization_name"]),

@@ -2,24 +2,127 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from asyncpg import (
+    DeadlockDetectedError,
+    ForeignKeyViolationError,
+    PostgresError,
+)
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    column,
+    delete,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from ignite.db import tables, values
-from ignite.domain.apps import App, AppConfig, AppRef, DeploymentState
+from ignite.db.connection import Connection, Row, prepared
+from ignite.domain.apps import App, AppConfig, AppRef, AppSummary, DeploymentState
 from ignite.domain.errors import AlreadyExists, AppNotFound, FailedPrecondition, Unavailable
 from ignite.domain.identity import OrganizationId, OrganizationName
+from ignite.domain.versions import Version
 
 _apps = tables.apps
-_FOREIGN_KEY_VIOLATION = "23503"
-_DEADLOCK = "40P01"
+_versions = tables.versions
+_hostnames = tables.hostnames
+
+_NAMED = and_(_apps.c.organization == bindparam("organization"), _apps.c.name == bindparam("name"))
+_GET = prepared(select(_apps).where(_NAMED))
+_LOCK = prepared(select(_apps).where(_NAMED).with_for_update(key_share=True))
+_GET_BY_ID = prepared(select(_apps).where(_apps.c.id == bindparam("id")))
+_LOCK_BY_ID = prepared(
+    select(_apps).where(_apps.c.id == bindparam("id")).with_for_update(key_share=True)
+)
+_VERSION = "version_"
+_SHOWN = prepared(
+    # Version 0 is the draft, and what an app without an active version shows.
+    select(_apps, *(found.label(_VERSION + found.name) for found in _versions.columns))
+    .outerjoin(
+        _versions,
+        and_(_versions.c.app_id == _apps.c.id, _versions.c.number == _apps.c.active_version),
+    )
+    .where(_NAMED)
+)
+_LIST = prepared(
+    select(
+        _apps.c.organization,
+        _apps.c.name,
+        _apps.c.config["description"].astext.label("description"),
+        _apps.c.config["tier"].astext.cast(Integer).label("tier"),
+        _apps.c.config["ports"].label("ports"),
+        _apps.c.state,
+        _apps.c.active_version,
+        _apps.c.created_at,
+        _apps.c.updated_at,
+    )
+    .where(_apps.c.organization == bindparam("organization"), _apps.c.name > bindparam("after"))
+    .order_by(_apps.c.name)
+    .limit(bindparam("limit", type_=Integer))
+)
+_COUNT = prepared(
+    select(func.count()).select_from(_apps).where(_apps.c.organization == bindparam("organization"))
+)
+_CREATE = prepared(
+    upsert(_apps)
+    .values(
+        {
+            name: bindparam(name)
+            for name in ("organization_id", "organization", "name", "config", "state")
+        }
+    )
+    .on_conflict_do_nothing(index_elements=["organization", "name"])
+    .returning(_apps)
+)
+_LOCK_ORGANIZATION = prepared(
+    select(tables.organizations.c.id)
+    .where(tables.organizations.c.id == bindparam("id"))
+    .with_for_update(key_share=True)
+)
+_LABEL_ROWS = (
+    func.unnest(
+        bindparam("labels", type_=ARRAY(Text)),
+        bindparam("ports", type_=ARRAY(Integer)),
+    )
+    .table_valued(column("label", Text), column("port", Integer))
+    .render_derived()
+)
+_DROP_LABELS = (
+    delete(_hostnames)
+    .where(
+        _hostnames.c.app_id == bindparam("app_id"),
+        _hostnames.c.label != func.all(bindparam("labels", type_=ARRAY(Text))),
+    )
+    .cte("dropped")
+)
+_CLAIMED = upsert(_hostnames).from_select(
+    ["label", "app_id", "port"],
+    select(_LABEL_ROWS.c.label, bindparam("app_id", type_=BigInteger), _LABEL_ROWS.c.port).order_by(
+        _LABEL_ROWS.c.label
+    ),
+)
+_CLAIM_LABELS = prepared(
+    # A label of another app is left alone, and so not among those returned.
+    _CLAIMED.on_conflict_do_update(
+        index_elements=["label"],
+        set_={"port": _CLAIMED.excluded.port},
+        where=_hostnames.c.app_id == _CLAIMED.excluded.app_id,
+    )
+    .returning(_hostnames.c.label)
+    .add_cte(_DROP_LABELS)
+)
 
 
 class AppStore:
     """Reads and writes apps of one transaction."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def create(self, ref: AppRef, organization_id: OrganizationId, config: AppConfig) -> App:
@@ -28,27 +131,23 @@ class AppStore:
         Raises FailedPrecondition for an organisation that is not known here: a token of another
         issuer may name one.
         """
+        columns = {
+            "organization_id": organization_id,
+            "organization": ref.organization,
+            "name": ref.name,
+            "config": values.config_to_json(config),
+            "state": int(DeploymentState.CREATED),
+        }
         try:
-            async with self._connection.begin_nested():
-                row = await self._connection.execute(
-                    insert(_apps)
-                    .values(
-                        organization_id=organization_id,
-                        organization=ref.organization,
-                        name=ref.name,
-                        config=values.config_to_json(config),
-                        state=int(DeploymentState.CREATED),
-                    )
-                    .returning(_apps)
-                )
-                return values.app_of(row.mappings().one())
-        except IntegrityError as error:
-            if sqlstate_of(error) == _FOREIGN_KEY_VIOLATION:
-                raise FailedPrecondition(
-                    f"organization {ref.organization!r} does not exist here",
-                    reason="OrganizationNotFound",
-                ) from error
-            raise app_exists(ref) from error
+            row = (await self._connection.execute(_CREATE, columns)).one_or_none()
+        except ForeignKeyViolationError as error:
+            raise FailedPrecondition(
+                f"organization {ref.organization!r} does not exist here",
+                reason="OrganizationNotFound",
+            ) from error
+        if row is None:
+            raise app_exists(ref)
+        return values.app_of(row)
 
     async def claim_labels(self, app: App, labels: Sequence[tuple[str, int]]) -> None:
         """Make `labels` (label, port) the app's host names, dropping its others.
@@ -57,101 +156,80 @@ class AppStore:
         claimed in one order for all, so that two claims rarely wait for each other; where they do,
         one gets Unavailable.
         """
-        kept = [label for label, _ in labels]
-        await self._connection.execute(
-            delete(tables.hostnames).where(
-                tables.hostnames.c.app_id == app.id, tables.hostnames.c.label.not_in(kept)
+        wanted = sorted(labels)
+        try:
+            claimed = await self._connection.execute(
+                _CLAIM_LABELS,
+                {
+                    "app_id": app.id,
+                    "labels": [label for label, _ in wanted],
+                    "ports": [port for _, port in wanted],
+                },
             )
-        )
-        have = set(
-            (
-                await self._connection.execute(
-                    select(tables.hostnames.c.label).where(tables.hostnames.c.app_id == app.id)
-                )
-            ).scalars()
-        )
-        for label, port in sorted(labels):
-            if label in have:
-                continue
-            try:
-                async with self._connection.begin_nested():
-                    await self._connection.execute(
-                        insert(tables.hostnames).values(label=label, app_id=app.id, port=port)
-                    )
-            except IntegrityError as error:
+        except DeadlockDetectedError as error:
+            raise Unavailable(
+                "host names are being changed at this moment; try again", reason="Conflict"
+            ) from error
+        mine = set(claimed.scalars())
+        for label, _ in wanted:
+            if label not in mine:
                 raise AlreadyExists(
                     f"host name {label!r} is taken; choose another app name",
                     reason="HostnameTaken",
-                ) from error
-            except DBAPIError as error:
-                if sqlstate_of(error) != _DEADLOCK:
-                    raise
-                raise Unavailable(
-                    "host names are being changed at this moment; try again", reason="Conflict"
-                ) from error
+                )
 
     async def get(self, ref: AppRef, *, lock: bool = False) -> App:
         """Return the app; raises AppNotFound. `lock` holds the row until the commit."""
-        query = select(_apps).where(
-            _apps.c.organization == ref.organization, _apps.c.name == ref.name
-        )
-        if lock:
-            query = query.with_for_update(key_share=True)
-        row = (await self._connection.execute(query)).mappings().one_or_none()
-        if row is None:
-            raise AppNotFound(f"app {ref.id!r} does not exist")
-        return values.app_of(row)
+        row = await self._connection.execute(_LOCK if lock else _GET, _named(ref))
+        return _found(row.one_or_none(), ref)
+
+    async def shown(self, ref: AppRef) -> tuple[App, Version | None]:
+        """Return the app and its active version, else its draft, else None, in one statement.
+
+        Raises AppNotFound.
+        """
+        row = (await self._connection.execute(_SHOWN, _named(ref))).one_or_none()
+        app = _found(row, ref)
+        if row is None or row["version_number"] is None:
+            return app, None
+        return app, values.version_of(row, _VERSION)
 
     async def find(self, ref: AppRef) -> App | None:
         """Return the app, or None."""
-        row = await self._connection.execute(
-            select(_apps).where(_apps.c.organization == ref.organization, _apps.c.name == ref.name)
-        )
-        found = row.mappings().one_or_none()
+        found = (await self._connection.execute(_GET, _named(ref))).one_or_none()
         return values.app_of(found) if found else None
 
     async def lock_organization(self, organization_id: OrganizationId) -> None:
         """Let no other transaction add an app to the organisation until the commit."""
-        organizations = tables.organizations
-        await self._connection.execute(
-            select(organizations.c.id)
-            .where(organizations.c.id == organization_id)
-            .with_for_update(key_share=True)
-        )
+        await self._connection.execute(_LOCK_ORGANIZATION, {"id": organization_id})
 
     async def get_by_id(self, app_id: int, *, lock: bool = False) -> App | None:
         """Return the app with this row id, or None."""
-        query = select(_apps).where(_apps.c.id == app_id)
-        if lock:
-            query = query.with_for_update(key_share=True)
-        row = (await self._connection.execute(query)).mappings().one_or_none()
+        statement = _LOCK_BY_ID if lock else _GET_BY_ID
+        row = (await self._connection.execute(statement, {"id": app_id})).one_or_none()
         return values.app_of(row) if row else None
 
     async def list(
         self, organization: OrganizationName, *, after: str, limit: int
-    ) -> tuple[App, ...]:
+    ) -> tuple[AppSummary, ...]:
         """Return up to `limit` apps by name, those behind `after`."""
         rows = await self._connection.execute(
-            select(_apps)
-            .where(_apps.c.organization == organization, _apps.c.name > after)
-            .order_by(_apps.c.name)
-            .limit(limit)
+            _LIST, {"organization": organization, "after": after, "limit": limit}
         )
-        return tuple(values.app_of(row) for row in rows.mappings())
+        return tuple(values.summary_of(row) for row in rows)
 
     async def count(self, organization: OrganizationName) -> int:
         """Return how many apps the organisation has."""
-        found = await self._connection.execute(
-            select(func.count()).select_from(_apps).where(_apps.c.organization == organization)
-        )
-        return found.scalar_one()
+        found = await self._connection.execute(_COUNT, {"organization": organization})
+        count: int = found.scalar_one()
+        return count
 
     async def page_after(self, app_id: int, limit: int) -> tuple[App, ...]:
         """Return apps of all organisations by row id: for controllers that load everything."""
         rows = await self._connection.execute(
             select(_apps).where(_apps.c.id > app_id).order_by(_apps.c.id).limit(limit)
         )
-        return tuple(values.app_of(row) for row in rows.mappings())
+        return tuple(values.app_of(row) for row in rows)
 
     async def behind(self, limit: int) -> tuple[int, ...]:
         """Return ids of apps whose wanted generation has not been observed yet."""
@@ -240,7 +318,7 @@ class AppStore:
         )
         if bump:
             statement = statement.values(generation=_apps.c.generation + 1)
-        row = (await self._connection.execute(statement.returning(_apps))).mappings().one()
+        row = (await self._connection.execute(statement.returning(_apps))).one()
         return values.app_of(row)
 
 
@@ -249,6 +327,16 @@ def app_exists(ref: AppRef) -> AlreadyExists:
     return AlreadyExists(f"app {ref.id!r} exists", reason="AppExists", details={"app": ref.id})
 
 
-def sqlstate_of(error: DBAPIError) -> str:
+def sqlstate_of(error: PostgresError) -> str:
     """Return Postgres' own code of what went wrong."""
-    return str(getattr(error.orig, "sqlstate", ""))
+    return str(error.sqlstate or "")
+
+
+def _named(ref: AppRef) -> dict[str, object]:
+    return {"organization": ref.organization, "name": ref.name}
+
+
+def _found(row: Row | None, ref: AppRef) -> App:
+    if row is None:
+        raise AppNotFound(f"app {ref.id!r} does not exist")
+    return values.app_of(row)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import bindparam, func, insert, or_, select, update
 
 from ignite.db import tables, values
+from ignite.db.connection import Connection, prepared
 from ignite.db.leases import Lease
 from ignite.domain.apps import App
 from ignite.domain.builds import MOVES, Build, BuildLine, BuildState
@@ -14,12 +14,15 @@ from ignite.domain.versions import Code
 
 _builds = tables.builds
 _lines = tables.build_lines
+_ADD_LINE = prepared(
+    insert(_lines).values({column.name: bindparam(column.name) for column in _lines.columns})
+)
 
 
 class BuildStore:
     """Reads and writes builds of one transaction."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def create(self, app: App, code: Code, *, build_id: str, deploy_id: str) -> Build:
@@ -37,7 +40,7 @@ class BuildStore:
             )
             .returning(_builds)
         )
-        return values.build_of(row.mappings().one())
+        return values.build_of(row.one())
 
     async def get(self, app_id: int, build_id: str, *, lock: bool = False) -> Build | None:
         """Return one build of the app, or None. `lock` holds its state until the commit.
@@ -48,7 +51,7 @@ class BuildStore:
         if lock:
             query = query.with_for_update(key_share=True)
         row = await self._connection.execute(query)
-        found = row.mappings().one_or_none()
+        found = row.one_or_none()
         return values.build_of(found) if found else None
 
     async def by_deploy_id(self, organization: str, deploy_id: str) -> Build | None:
@@ -58,7 +61,7 @@ class BuildStore:
                 _builds.c.deploy_id == deploy_id, _builds.c.organization == organization
             )
         )
-        found = row.mappings().one_or_none()
+        found = row.one_or_none()
         return values.build_of(found) if found else None
 
     async def artifact_of(self, organization: str, code_hash: str) -> tuple[str, str]:
@@ -77,7 +80,7 @@ class BuildStore:
             .limit(1)
         )
         row = found.one_or_none()
-        return (row.artifact, row.runtime_version) if row is not None else ("", "")
+        return (row["artifact"], row["runtime_version"]) if row is not None else ("", "")
 
     async def claim(
         self, owner: str, token: str, duration: timedelta
@@ -110,7 +113,7 @@ class BuildStore:
             )
             .returning(_builds)
         )
-        found = row.mappings().one_or_none()
+        found = row.one_or_none()
         if found is None:
             return None
         return values.build_of(found), Lease(row_id=found["id"], token=token)
@@ -187,8 +190,8 @@ class BuildStore:
         """Append lines of a log; their numbers are the writer's."""
         if not lines:
             return
-        await self._connection.execute(
-            insert(_lines),
+        await self._connection.execute_many(
+            _ADD_LINE,
             [
                 {
                     "build_id": build_id,
@@ -217,4 +220,4 @@ class BuildStore:
             .order_by(_lines.c.number)
             .limit(limit)
         )
-        return tuple(values.line_of(row) for row in rows.mappings())
+        return tuple(values.line_of(row) for row in rows)

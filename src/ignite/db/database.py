@@ -6,17 +6,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import Text, bindparam, func, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ignite.db.apps import AppStore
+from ignite.db.apps import AppStore, sqlstate_of
 from ignite.db.builds import BuildStore
+from ignite.db.connection import Connection, prepared
+from ignite.db.pool import CONNECT_SECS, Driver, Pool
 from ignite.db.status import AppStatusStore
 from ignite.db.versions import VersionStore
-from ignite.domain.errors import Unavailable
+from ignite.domain.errors import Internal, Unavailable
 from ignite.settings import DatabaseSettings
 
 APPS_CHANNEL = "ignite_apps"
@@ -25,21 +24,19 @@ BUILD_LINES_CHANNEL = "ignite_build_lines"
 
 # Postgres itself ends a statement in time. This bound is for one that does not answer at all.
 _SLACK_SECS = 5.0
+# Class 08: no connection; 57P: shutting down or starting up; 53300: no slot left.
+_AWAY_STATES = ("08", "57P", "53300")
 
-# A TimeoutError is an OSError.
-_AWAY = (
-    OperationalError,
-    InterfaceError,
-    PoolTimeoutError,
-    OSError,
-    asyncpg.CannotConnectNowError,
+_NOTIFY = prepared(
+    select(func.pg_notify(bindparam("channel", type_=Text), bindparam("payload", type_=Text)))
 )
+_PING = prepared(text("SELECT 1"))
 
 
 class Transaction:
     """The stores of one transaction. Inside it only store calls: no network, no blob, no sleep."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.apps = AppStore(connection)
         self.versions = VersionStore(connection)
@@ -48,30 +45,23 @@ class Transaction:
 
     async def notify(self, channel: str, payload: str = "") -> None:
         """Send a hint on commit. Polling is the truth; a lost hint only costs time."""
-        await self.connection.execute(
-            text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload}
-        )
+        await self.connection.execute(_NOTIFY, {"channel": channel, "payload": payload})
 
 
 class Database:
     """One pool of connections to Postgres."""
 
     def __init__(self, url: str, settings: DatabaseSettings) -> None:
-        self._url = make_url(url).set(drivername="postgresql+asyncpg")
+        self._url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._longest_secs = settings.statement_timeout_secs + _SLACK_SECS
-        self._engine: AsyncEngine = create_async_engine(
+        self._pool = Pool(
             self._url,
-            pool_size=settings.pool_size,
-            max_overflow=0,
-            pool_timeout=settings.statement_timeout_secs,
-            pool_pre_ping=False,
-            connect_args={
-                "server_settings": {
-                    "statement_timeout": str(int(settings.statement_timeout_secs * 1000)),
-                    "idle_in_transaction_session_timeout": "60000",
-                    "application_name": "ignite",
-                },
-                "timeout": 10,
+            size=settings.pool_size,
+            wait_secs=settings.statement_timeout_secs,
+            server={
+                "statement_timeout": str(int(settings.statement_timeout_secs * 1000)),
+                "idle_in_transaction_session_timeout": "60000",
+                "application_name": "ignite",
             },
         )
 
@@ -82,26 +72,46 @@ class Database:
         Raises Unavailable when Postgres is not there or does not answer in time; the next
         transaction connects anew.
         """
+        async with self._connection(undo="ROLLBACK") as driver:
+            await driver.execute("BEGIN")
+            yield Transaction(Connection(driver))
+            if await driver.execute("COMMIT") != "COMMIT":
+                raise Internal("a transaction went on after a failed statement")
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Transaction]:
+        """Give the stores without a transaction, to read with: each statement is one of its own.
+
+        For what one statement answers: two round trips less. Raises as `transaction` does.
+        """
+        async with self._connection(undo="SELECT 1") as driver:
+            yield Transaction(Connection(driver))
+
+    @asynccontextmanager
+    async def _connection(self, *, undo: str) -> AsyncIterator[Driver]:
         try:
-            async with asyncio.timeout(self._longest_secs), self._engine.begin() as connection:
-                yield Transaction(connection)
-        except _AWAY as error:
-            raise Unavailable("the database does not answer", reason="DatabaseDown") from error
-        except DBAPIError as error:
-            # Class 08: no connection; 57P: shutting down or starting up; 53300: no slot left.
-            state = str(getattr(error.orig, "sqlstate", "") or "")
-            if error.connection_invalidated or state.startswith(("08", "57P", "53300")):
-                raise Unavailable("the database does not answer", reason="DatabaseDown") from error
+            async with (
+                asyncio.timeout(self._longest_secs),
+                self._pool.connection(undo=undo) as driver,
+            ):
+                yield driver
+        except (OSError, asyncpg.InterfaceError) as error:  # a TimeoutError is an OSError
+            if isinstance(error, ValueError):
+                raise  # a value that does not fit its place: a mistake of ours
+            raise _away() from error
+        except asyncpg.PostgresError as error:
+            if sqlstate_of(error).startswith(_AWAY_STATES):
+                raise _away() from error
             raise
 
     async def check(self) -> None:
         """Do one round trip; raises Unavailable."""
-        async with self.transaction() as tx:
-            await tx.connection.execute(text("SELECT 1"))
+        async with self.reading() as tx:
+            await tx.connection.execute(_PING)
 
     async def close(self) -> None:
         """Close the pool."""
-        await self._engine.dispose()
+        await self._pool.close()
 
     async def listen(self, channels: tuple[str, ...], hear: Callable[[str, str], None]) -> None:
         """Call `hear(channel, payload)` for each hint until cancelled.
@@ -109,11 +119,10 @@ class Database:
         After every (re)connection `hear(channel, "")` is called once a channel, because hints sent
         meanwhile are lost.
         """
-        url = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         delay = 0.1
         while True:
             try:
-                await self._listen_once(url, channels, hear)
+                await self._listen_once(channels, hear)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
@@ -121,9 +130,9 @@ class Database:
                 delay = 0.1
 
     async def _listen_once(
-        self, url: str, channels: tuple[str, ...], hear: Callable[[str, str], None]
+        self, channels: tuple[str, ...], hear: Callable[[str, str], None]
     ) -> None:
-        connection: Any = await asyncpg.connect(dsn=url, timeout=10)
+        connection: Any = await asyncpg.connect(dsn=self._url, timeout=CONNECT_SECS)
         gone = asyncio.Event()
         connection.add_termination_listener(lambda *_: gone.set())
         try:
@@ -135,3 +144,7 @@ class Database:
             await gone.wait()
         finally:
             connection.terminate()
+
+
+def _away() -> Unavailable:
+    return Unavailable("the database does not answer", reason="DatabaseDown")

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import BigInteger, Integer, SmallInteger, String, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ignite.db import tables
+from ignite.db.connection import Connection, prepared
 from ignite.domain.apps import AppStatus, DeploymentState, ObservedReplica
 
 _status = tables.app_status
@@ -39,18 +39,20 @@ _RECORD = text(
     bindparam("error", type_=String),
     bindparam("error_reason", type_=String),
 )
+_PREPARED_RECORD = prepared(_RECORD)
+_GET = prepared(select(_status).where(_status.c.app_id == bindparam("app_id")))
 
 
 class AppStatusStore:
     """Reads and writes app statuses of one transaction."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def get(self, app_id: int) -> AppStatus:
         """Return the last status; an empty one before the first."""
-        row = await self._connection.execute(select(_status).where(_status.c.app_id == app_id))
-        found = row.mappings().one_or_none()
+        row = await self._connection.execute(_GET, {"app_id": app_id})
+        found = row.one_or_none()
         if found is None:
             return AppStatus()
         return AppStatus(
@@ -76,7 +78,7 @@ class AppStatusStore:
         False, and nothing is written, when the app has another generation by now, or is gone.
         """
         done = await self._connection.execute(
-            _RECORD,
+            _PREPARED_RECORD,
             {
                 "app_id": app_id,
                 "generation": generation,

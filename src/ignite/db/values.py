@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import RowMapping
-
+from ignite.db.connection import Row
 from ignite.domain.apps import (
     App,
     AppConfig,
     AppRef,
+    AppSummary,
     DeploymentState,
     ResourceLimits,
     ResourceTier,
@@ -83,8 +83,16 @@ def config_from_json(found: Mapping[str, Json]) -> AppConfig:
     )
 
 
-def _known(kind: type, found: Mapping[str, Json]) -> dict[str, Json]:
-    names = {field.name for field in fields(kind)}
+_FIELDS = {
+    kind: frozenset(field.name for field in fields(kind))
+    for kind in (AppConfig, ResourceLimits, Scaling)
+}
+
+
+def _known(
+    kind: type[AppConfig | ResourceLimits | Scaling], found: Mapping[str, Json]
+) -> dict[str, Json]:
+    names = _FIELDS[kind]
     return {name: value for name, value in found.items() if name in names}
 
 
@@ -115,20 +123,20 @@ def code_to_columns(code: Code) -> dict[str, Json]:
     }
 
 
-def code_of(row: RowMapping) -> Code:
-    """Return the code of a row of versions or builds."""
+def code_of(row: Row, prefix: str = "") -> Code:
+    """Return the code of a row of versions or builds, whose columns' names begin with `prefix`."""
     return Code(
-        kind=CodeKind(row["code_kind"]),
-        runtime=_runtime_from_json(row["runtime"]),
-        blob=row["blob"],
-        size_bytes=row["size_bytes"],
-        is_archive=row["is_archive"],
-        build_args=row["build_args"],
-        hash=row["code_hash"],
+        kind=CodeKind(row[prefix + "code_kind"]),
+        runtime=_runtime_from_json(row[prefix + "runtime"]),
+        blob=row[prefix + "blob"],
+        size_bytes=row[prefix + "size_bytes"],
+        is_archive=row[prefix + "is_archive"],
+        build_args=row[prefix + "build_args"],
+        hash=row[prefix + "code_hash"],
     )
 
 
-def app_of(row: RowMapping) -> App:
+def app_of(row: Row) -> App:
     """Return the app of a row."""
     return App(
         id=row["id"],
@@ -147,26 +155,44 @@ def app_of(row: RowMapping) -> App:
     )
 
 
-def version_of(row: RowMapping) -> Version:
-    """Return the version of a row."""
-    return Version(
-        app_id=row["app_id"],
-        number=row["number"],
-        status=VersionStatus(row["status"]),
-        code=code_of(row),
-        artifact=row["artifact"],
-        runtime_version=row["runtime_version"],
-        build_id=row["build_id"],
-        deploy_id=row["deploy_id"],
-        config=config_from_json(row["config"]),
-        error=row["error"],
-        error_reason=row["error_reason"],
+def summary_of(row: Row) -> AppSummary:
+    """Return the summary of a row of the columns that lists show.
+
+    What an older release did not write has its default.
+    """
+    plain = AppConfig()
+    return AppSummary(
+        ref=AppRef(organization=OrganizationName(row["organization"]), name=row["name"]),
+        description=row["description"] or plain.description,
+        tier=ResourceTier(row["tier"] or plain.tier),
+        ports=tuple(row["ports"] or plain.ports),
+        state=DeploymentState(row["state"]),
+        active_version=row["active_version"],
         created_at=row["created_at"],
-        compiled_at=row["compiled_at"],
+        updated_at=row["updated_at"],
     )
 
 
-def build_of(row: RowMapping) -> Build:
+def version_of(row: Row, prefix: str = "") -> Version:
+    """Return the version of a row, whose columns' names begin with `prefix`."""
+    return Version(
+        app_id=row[prefix + "app_id"],
+        number=row[prefix + "number"],
+        status=VersionStatus(row[prefix + "status"]),
+        code=code_of(row, prefix),
+        artifact=row[prefix + "artifact"],
+        runtime_version=row[prefix + "runtime_version"],
+        build_id=row[prefix + "build_id"],
+        deploy_id=row[prefix + "deploy_id"],
+        config=config_from_json(row[prefix + "config"]),
+        error=row[prefix + "error"],
+        error_reason=row[prefix + "error_reason"],
+        created_at=row[prefix + "created_at"],
+        compiled_at=row[prefix + "compiled_at"],
+    )
+
+
+def build_of(row: Row) -> Build:
     """Return the build of a row."""
     return Build(
         id=row["id"],
@@ -185,7 +211,7 @@ def build_of(row: RowMapping) -> Build:
     )
 
 
-def line_of(row: RowMapping) -> BuildLine:
+def line_of(row: Row) -> BuildLine:
     """Return the line of a row of build_lines."""
     return BuildLine(
         number=row["number"], at=row["at"], stream=row["stream"], message=row["message"]

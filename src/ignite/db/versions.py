@@ -2,23 +2,28 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ignite.db import tables, values
+from ignite.db.connection import Connection, prepared
 from ignite.domain.apps import DRAFT, App, AppConfig
 from ignite.domain.builds import Build
 from ignite.domain.versions import MOVES, Code, Version, VersionStatus
 
 _versions = tables.versions
+_GET = prepared(
+    select(_versions).where(
+        _versions.c.app_id == bindparam("app_id"), _versions.c.number == bindparam("number")
+    )
+)
 _MAX_NUMBER = 2**31 - 1  # of the column; the wire has more
 
 
 class VersionStore:
     """Reads and writes versions of one transaction. Callers have got the app within its tenant."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def save_draft(
@@ -44,7 +49,7 @@ class VersionStore:
             .on_conflict_do_update(index_elements=["app_id", "number"], set_=columns)
             .returning(_versions)
         )
-        return values.version_of(row.mappings().one())
+        return values.version_of(row.one())
 
     async def publish(
         self, draft: Version, number: int, config: AppConfig, status: VersionStatus
@@ -66,16 +71,14 @@ class VersionStore:
             )
             .returning(_versions)
         )
-        return values.version_of(row.mappings().one())
+        return values.version_of(row.one())
 
     async def get(self, app_id: int, number: int) -> Version | None:
         """Return one version of the app, or None."""
         if not DRAFT <= number <= _MAX_NUMBER:
             return None
-        row = await self._connection.execute(
-            select(_versions).where(_versions.c.app_id == app_id, _versions.c.number == number)
-        )
-        found = row.mappings().one_or_none()
+        row = await self._connection.execute(_GET, {"app_id": app_id, "number": number})
+        found = row.one_or_none()
         return values.version_of(found) if found else None
 
     async def list(self, app_id: int, *, below: int, limit: int) -> tuple[Version, ...]:
@@ -86,7 +89,7 @@ class VersionStore:
         rows = await self._connection.execute(
             query.order_by(_versions.c.number.desc()).limit(limit)
         )
-        return tuple(values.version_of(row) for row in rows.mappings())
+        return tuple(values.version_of(row) for row in rows)
 
     async def of_apps(self, wanted: Iterable[tuple[int, int]]) -> tuple[Version, ...]:
         """Return the versions named by (app id, number) pairs."""
@@ -99,9 +102,7 @@ class VersionStore:
         )
         keep = set(pairs)
         return tuple(
-            values.version_of(row)
-            for row in rows.mappings()
-            if (row["app_id"], row["number"]) in keep
+            values.version_of(row) for row in rows if (row["app_id"], row["number"]) in keep
         )
 
     async def move(

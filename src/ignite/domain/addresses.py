@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ignite.domain.apps import AppConfig, AppRef, host_labels
+from ignite.domain.apps import AppConfig, AppRef, AppSummary, host_labels
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -20,6 +20,6 @@ class PublicAddress:
         port = "" if self.port == _DEFAULT_PORTS.get(self.scheme) else f":{self.port}"
         return f"{self.scheme}://{label}.{self.base_domain}{port}/"
 
-    def urls(self, ref: AppRef, config: AppConfig) -> tuple[str, ...]:
+    def urls(self, ref: AppRef, config: AppConfig | AppSummary) -> tuple[str, ...]:
         """Return one URL a port, in the order of the ports."""
         return tuple(self.url(label) for label in host_labels(ref, config))

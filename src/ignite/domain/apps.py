@@ -146,6 +146,20 @@ class App:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AppSummary:
+    """What lists show of an app."""
+
+    ref: AppRef
+    description: str
+    tier: ResourceTier
+    ports: tuple[int, ...]
+    state: DeploymentState
+    active_version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EffectiveLimits:
     """Limits with the tier's values filled in."""
 
@@ -193,12 +207,12 @@ def host_label(ref: AppRef, port: int = DEFAULT_PORT) -> str:
     return label if port == DEFAULT_PORT else f"{label}-{port}"
 
 
-def serving_ports(config: AppConfig) -> tuple[int, ...]:
+def serving_ports(config: AppConfig | AppSummary) -> tuple[int, ...]:
     """Return the ports an app answers on, the primary first."""
     return config.ports or (DEFAULT_PORT,)
 
 
-def host_labels(ref: AppRef, config: AppConfig) -> tuple[str, ...]:
+def host_labels(ref: AppRef, config: AppConfig | AppSummary) -> tuple[str, ...]:
     """Return one DNS label a port, in the order of the ports; refuses a label over 63 octets."""
     labels = tuple(host_label(ref, port) for port in serving_ports(config))
     for label in labels:

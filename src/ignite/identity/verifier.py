@@ -8,9 +8,10 @@ and not by the library, so that one clock rules.
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 import jwt
 
@@ -24,6 +25,8 @@ MAX_TOKEN_CHARS = 8192
 REMEMBERED = 1024
 LEEWAY_SECS = 5
 
+_T = TypeVar("_T")
+
 _OPTIONS: Any = {
     "verify_signature": True,
     "verify_exp": False,
@@ -34,6 +37,13 @@ _OPTIONS: Any = {
     "verify_sub": False,
     "verify_jti": False,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Believed:
+    key: VerificationKey
+    claims: Mapping[str, Any]
+    principal: Principal
 
 
 class JwtVerifier:
@@ -53,29 +63,21 @@ class JwtVerifier:
         self._audience = audience
         self._read = read
         self._clock = clock
-        self._seen: OrderedDict[str, tuple[VerificationKey, Mapping[str, Any]]] = OrderedDict()
+        self._seen: OrderedDict[str, _Believed] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
         """See ports.identity.TokenVerifier."""
-        claims = await self._signed_claims(token)
-        self._check(claims)
-        return self._read(claims)
-
-    async def _signed_claims(self, token: str) -> Mapping[str, Any]:
-        """Return the claims under a good signature.
-
-        Tokens come many times: a signature that was good is not computed again while its key is
-        still the one that its id names. Everything else is checked every time.
-        """
-        if (seen := self._seen.get(token)) is not None:
-            key, claims = seen
-            if await self._keys.find(key.id) is key:
-                return claims
+        seen = self._seen.get(token)
+        if seen is not None and await self._keys.find(seen.key.id) is seen.key:
+            # Tokens come many times: what was good is not computed again while its key is still
+            # the one that its id names. Time goes on, so the rest is asked every time.
+            self._check(seen.claims)
+            return seen.principal
         key, claims = await self._decode(token)
-        self._seen[token] = (key, claims)
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
-        return claims
+        self._check(claims)
+        principal = self._read(claims)
+        _remember(self._seen, token, _Believed(key=key, claims=claims, principal=principal))
+        return principal
 
     async def _decode(self, token: str) -> tuple[VerificationKey, Mapping[str, Any]]:
         header = _header(token)
@@ -117,14 +119,26 @@ class ChainVerifier:
 
     def __init__(self, by_issuer: Mapping[str, TokenVerifier]) -> None:
         self._by_issuer = dict(by_issuer)
+        self._seen: OrderedDict[str, TokenVerifier] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
         """See ports.identity.TokenVerifier."""
+        if (seen := self._seen.get(token)) is not None:
+            return await seen.verify(token)
         issuer = _unverified_issuer(token)
         verifier = self._by_issuer.get(issuer) if isinstance(issuer, str) else None
         if verifier is None:
             raise Unauthenticated("the token is of another issuer")
-        return await verifier.verify(token)
+        principal = await verifier.verify(token)
+        # Only who was believed once: forged tokens push out nobody's.
+        _remember(self._seen, token, verifier)
+        return principal
+
+
+def _remember(seen: "OrderedDict[str, _T]", token: str, what: _T) -> None:
+    seen[token] = what
+    if len(seen) > REMEMBERED:
+        seen.popitem(last=False)
 
 
 def _header(token: str) -> Mapping[str, Any]:

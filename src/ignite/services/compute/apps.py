@@ -13,6 +13,7 @@ from ignite.domain.apps import (
     AppConfig,
     AppRef,
     AppStatus,
+    AppSummary,
     check_app_name,
     host_labels,
     serving_ports,
@@ -75,13 +76,15 @@ class Apps:
 
     async def get(self, ref: AppRef) -> AppView:
         """Return the app; raises AppNotFound."""
-        async with self._database.transaction() as tx:
-            app = await tx.apps.get(ref)
-            return await _view(tx, app)
+        async with self._database.reading() as tx:
+            app, version = await tx.apps.shown(ref)
+        return AppView(app=app, version=version)
 
-    async def list(self, organization: Organization, *, after: str, limit: int) -> Sequence[App]:
+    async def list(
+        self, organization: Organization, *, after: str, limit: int
+    ) -> Sequence[AppSummary]:
         """Return up to `limit` apps by name, those behind `after`."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             return await tx.apps.list(organization.name, after=after, limit=limit)
 
     async def configure(self, ref: AppRef, change: ConfigChange) -> AppView:
@@ -110,13 +113,13 @@ class Apps:
 
     async def state(self, ref: AppRef) -> tuple[App, AppStatus]:
         """Return the app and what runs of it, as last seen."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             app = await tx.apps.get(ref)
             return app, await tx.status.get(app.id)
 
     async def _refuse_taken(self, ref: AppRef) -> None:
         """Store no code for a name that is taken already; in a race the constraint decides."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             if await tx.apps.find(ref) is not None:
                 raise app_exists(ref)
 

@@ -45,7 +45,7 @@ class BuildLogs:
 
         The first and the last lines of a log that is too long for one answer.
         """
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             app = await tx.apps.get(ref)
             build = await tx.builds.get(app.id, build_id) if _ID.fullmatch(build_id) else None
         if build is None:
@@ -53,7 +53,7 @@ class BuildLogs:
         collected = _Ends(self._reply_bytes)
         last = 0
         while True:
-            async with self._database.transaction() as tx:
+            async with self._database.reading() as tx:
                 page = await tx.builds.lines(build_id, after=last, limit=PAGE)
             for line in page:
                 collected.add(line)
@@ -71,7 +71,7 @@ class BuildLogs:
             while True:
                 hinted.clear()
                 build = await self._by_deploy_id(organization, deploy_id)
-                async with self._database.transaction() as tx:
+                async with self._database.reading() as tx:
                     page = await tx.builds.lines(build.id, after=last, limit=PAGE)
                 for line in page:
                     yield line
@@ -97,7 +97,7 @@ class BuildLogs:
     async def _by_deploy_id(self, organization: Organization, deploy_id: str) -> Build:
         build = None
         if _ID.fullmatch(deploy_id):
-            async with self._database.transaction() as tx:
+            async with self._database.reading() as tx:
                 build = await tx.builds.by_deploy_id(organization.name, deploy_id)
         if build is None:
             raise NotFound(f"no compile {deploy_id[:40]!r}", reason="BuildNotFound")

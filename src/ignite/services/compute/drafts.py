@@ -49,7 +49,7 @@ class Drafts:
         check_schema(schemas.input, "input_schema", self._bounds)
         check_schema(schemas.output, "output_schema", self._bounds)
         self._sources.check(source)
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             await tx.apps.get(ref)  # no blob for an app that is not there
         code = await self._sources.keep(organization, source)
         async with self._database.transaction() as tx:
@@ -67,7 +67,7 @@ class Drafts:
 
     async def info(self, ref: AppRef) -> Version | None:
         """Return the draft, None when none is saved; raises AppNotFound."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             app = await tx.apps.get(ref)
             return await tx.versions.get(app.id, DRAFT)
 

@@ -125,7 +125,7 @@ class Trials:
         call = self._invocations.check(
             principal, ref, http, payload, version=number, deadline_secs=seconds
         )
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             app = await tx.apps.get(ref)
             await (draft_of(tx, app) if number == DRAFT else version_of(tx, app, number))
         answer = _Answer(execution_id=call.execution_id)

@@ -35,13 +35,13 @@ class Versions:
 
     async def list(self, ref: AppRef, *, below: int, limit: int) -> Sequence[Version]:
         """Return up to `limit` published versions, newest first, below a number (0: all)."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             app = await tx.apps.get(ref)
             return await tx.versions.list(app.id, below=below, limit=limit)
 
     async def get(self, ref: AppRef, number: int) -> tuple[App, Version]:
         """Return a version, 0 being the draft, with its app; raises VersionNotFound."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             app = await tx.apps.get(ref)
             return app, await version_of(tx, app, number)
 
@@ -63,7 +63,7 @@ class Versions:
 
     async def code(self, organization: Organization, ref: AppRef, number: int | None) -> SavedCode:
         """Return the source of a version, of the active one for None; raises VersionNotFound."""
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             app = await tx.apps.get(ref)
             if number is None and not app.active_version:
                 raise VersionNotFound(f"app {ref.id!r} has no active version yet")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ignite.domain.addresses import PublicAddress
-from ignite.domain.apps import App, AppConfig, AppStatus, Scaling, effective_limits
+from ignite.domain.apps import App, AppConfig, AppStatus, AppSummary, Scaling, effective_limits
 from ignite.domain.versions import CodeKind, Version
 from ignite.services.compute.convert.code import mode, runtime_message
 from ignite.services.compute.convert.common import number, to_ms
@@ -66,18 +66,18 @@ def version_meta(app: App, version: Version, address: PublicAddress) -> common.A
     return meta
 
 
-def app_summary(app: App, address: PublicAddress) -> pb.AppSummary:
+def app_summary(app: AppSummary, address: PublicAddress) -> pb.AppSummary:
     """Return the short form of lists."""
     return pb.AppSummary(
         id=app.ref.id,
         name=app.ref.name,
-        description=app.config.description,
-        resource_tier=number(app.config.tier),
+        description=app.description,
+        resource_tier=number(app.tier),
         deployment_state=_state(app),
         active_version=app.active_version,
         created_at_ms=to_ms(app.created_at),
         updated_at_ms=to_ms(app.updated_at),
-        public_urls=_urls(app, address),
+        public_urls=address.urls(app.ref, app) if app.active_version else (),
     )
 
 
@@ -172,6 +172,6 @@ def _urls(app: App, address: PublicAddress) -> Sequence[str]:
     return address.urls(app.ref, app.config) if app.active_version else ()
 
 
-def _state(app: App) -> common.DeploymentState.ValueType:
+def _state(app: App | AppSummary) -> common.DeploymentState.ValueType:
     found: common.DeploymentState.ValueType = number(app.state)
     return found
