@@ -1,10 +1,13 @@
 """A spawner under attack: the attacker's app, and another tenant's that is called meanwhile."""
 
 import asyncio
+import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from tests.isolation.neighbours import CODE, Neighbour
 from tests.support.spawner import WAYS, Client, Spawner, call
 
 from ignite.internal.v1 import replicas_pb2 as pb
+from ignite.sandbox.cgroups import find_controllers
 
 # Runs the posted Python and answers its `result`, or the number of the OSError it ends with.
 PROBE = """
@@ -46,10 +50,15 @@ class Served:
 
 
 @asynccontextmanager
-async def neighbour_of(spawner: Spawner, client: Client) -> AsyncIterator[Served]:
+async def neighbour_of(
+    spawner: Spawner, client: Client, code: str = CODE, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Served]:
     """Start another tenant's app and call it all the while."""
     status = await client.ready(
-        spawner.app(CODE), organization_name="umbrella", organization_id="org-2"
+        spawner.app(code),
+        organization_name="umbrella",
+        organization_id="org-2",
+        env=dict(env or {}),
     )
     path = status.unix_path
     calling = Neighbour(lambda body: post(path, body)).called()
@@ -89,3 +98,35 @@ def spawner(
     made.start()
     yield made
     made.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """The control groups of one replica; looked up while it runs."""
+
+    folders: Mapping[str, Path]
+
+    def read(self, controller: str, *names: str) -> int:
+        """Return the number in the first of these files that is there, 0 for none."""
+        for name in names:
+            with contextlib.suppress(OSError, ValueError):
+                return int((self.folders[controller] / name).read_text())
+        return 0
+
+    def are_gone(self) -> bool:
+        """Return whether nothing of them is left."""
+        return not any(folder.exists() for folder in self.folders.values())
+
+
+def groups_of(status: pb.ReplicaStatus) -> Groups:
+    """Return the control groups of a running replica, whichever versions the machine has."""
+    places: dict[str, str] = {}
+    for line in Path(f"/proc/{status.pid}/cgroup").read_text().splitlines():
+        _, names, place = line.split(":", 2)
+        places.update(dict.fromkeys(names.split(","), place))
+    return Groups(
+        folders={
+            name: found.root / places.get(name, places.get("", "")).lstrip("/")
+            for name, found in find_controllers().items()
+        }
+    )
