@@ -166,6 +166,12 @@ class GatewaySettings(Group):
         default=10_000, le=1_000_000, description="Requests held in all while apps start."
     )
     max_request_headers_kb: PositiveInt = Field(default=60, le=96, description="Header bound.")
+    head_secs: int = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description="A new connection's greeting and each request's head must have come by then.",
+    )
     max_json_body_bytes: PositiveInt = Field(
         default=64 * 1024 * 1024, description="Body bound of the JSON API."
     )
@@ -205,6 +211,11 @@ class RuntimeSettings(Group):
         default=_NOT_THE_INTERNET,
         description="Networks that app code and compiles may not reach in a filtered network. "
         "The machine itself and other replicas are never reached.",
+    )
+    resolvers: tuple[str, ...] = Field(
+        default=(),
+        description="Addresses of resolvers that answer for names in a filtered network; none: "
+        "those of the machine.",
     )
     network_range: str = Field(
         default="198.19.0.0/16",

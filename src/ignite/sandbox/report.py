@@ -98,8 +98,7 @@ def report(
         *([] if is_root else [_user_namespaces(bwrap)]),
         _seccomp(),
         *(_controller(state, is_root=is_root) for state in states),
-        _network(egress),
-        _compile_network(egress),
+        *network_layers(egress),
     )
     nsenter = shutil.which("nsenter", path=_PATH) or ""
     tools = Tools(bwrap=bwrap, setpriv=setpriv, nsenter=nsenter, is_root=is_root)
@@ -177,6 +176,11 @@ def _controller(state: ControllerState, *, is_root: bool) -> Layer:
 
 _FILTERED = "the internet from an address of its own; not this machine, not private networks"
 _NEEDED = "start as root, with nftables and iproute2 installed"
+
+
+def network_layers(egress: Egress) -> tuple[Layer, Layer]:
+    """Return the layers of app code's network and of compiles'."""
+    return _network(egress), _compile_network(egress)
 
 
 def _network(egress: Egress) -> Layer:

@@ -15,7 +15,6 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ignite.sandbox.network import rules
 from ignite.sandbox.network.egress import Egress, decide, is_wanted, plan_of
 from ignite.sandbox.network.machine import Machine, NetworkTools, find_tools, smallest_mtu
 from ignite.sandbox.network.names import NameServer, Resolvers
@@ -49,7 +48,7 @@ class Networks:
         self._plan: Plan | None = None
         self._tools: NetworkTools | None = None
         self._machine: Machine | None = None
-        self._names = NameServer(Resolvers())
+        self._names = NameServer(Resolvers(runtime.resolvers))
         self._mtu = 0
         self._next = 0
         self._used: set[int] = set()
@@ -130,8 +129,7 @@ class Networks:
         outside = [network for network in allowed if not network.is_loopback]
         if outside:
             try:
-                text = rules.allow(plan, Kind.BUILD, outside)
-                await asyncio.to_thread(machine.load, text)
+                await asyncio.to_thread(machine.allow, Kind.BUILD, outside)
             except NetworkFailed as error:
                 logger.warning("package index not allowed", extra={"why": str(error)})
 

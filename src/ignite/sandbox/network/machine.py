@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from ignite.sandbox.network import rules
 from ignite.sandbox.network.namespaces import NetworkFailed
-from ignite.sandbox.network.plan import TABLE_PREFIX, Plan
+from ignite.sandbox.network.plan import TABLE_PREFIX, Kind, Plan
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CONF = Path("/proc/sys/net/ipv4/conf")
@@ -50,8 +51,17 @@ def find_tools() -> NetworkTools:
 def uplinks(tools: NetworkTools) -> tuple[str, ...]:
     """Return the interfaces that default routes leave by."""
     text = _output(tools.ip, "-json", "-4", "route", "show", "default")
-    found = [str(route["dev"]) for route in json.loads(text or "[]") if "dev" in route]
-    return tuple(dict.fromkeys(found))
+    return _devices(text)
+
+
+def ways_to(tools: NetworkTools, networks: Iterable[IPv4Network]) -> tuple[str, ...]:
+    """Return the interfaces by which these networks are reached, as far as they are."""
+    found: list[str] = []
+    for network in networks:
+        with contextlib.suppress(NetworkFailed):
+            text = _output(tools.ip, "-json", "-4", "route", "get", str(network[0]))
+            found += _devices(text)
+    return tuple(dict.fromkeys(name for name in found if name != "lo"))
 
 
 def smallest_mtu(interfaces: tuple[str, ...]) -> int:
@@ -75,16 +85,18 @@ class Machine:
         self._run = run
         self._alive = -1
 
-    def check(self) -> None:
+    def check(self, guarded: tuple[str, ...] = ()) -> None:
         """Find out whether it could be put up, and change nothing; raises NetworkFailed."""
-        _output(self._tools.nft, "--check", "--file", "-", given=self._table(1, ()))
+        _output(self._tools.nft, "--check", "--file", "-", given=self._table(1, guarded))
         place = _CONF / "default/forwarding"
         if not os.access(place, os.W_OK):
             raise NetworkFailed(f"{place} cannot be written")
 
     def put_up(self, *, names_port: int) -> tuple[str, ...]:
         """Forward on the uplinks and load the table; return the uplinks. Raises NetworkFailed."""
-        found = uplinks(self._tools)
+        allowed = [network for _, networks in self._plan.allowed for network in networks]
+        ways = (*uplinks(self._tools), *ways_to(self._tools, allowed))
+        found = tuple(dict.fromkeys(ways))
         with self._locked():
             self._alive = self._try_lock(self._plan.table)
             if self._alive < 0:
@@ -93,6 +105,12 @@ class Machine:
             guarded = self._forward(found)
             self.load(self._table(names_port, guarded))
         return found
+
+    def allow(self, kind: Kind, networks: Sequence[IPv4Network]) -> None:
+        """Add exceptions while the table is up; raises NetworkFailed."""
+        with self._locked():
+            self._forward(ways_to(self._tools, networks))
+            self.load(rules.allow(self._plan, kind, networks))
 
     def load(self, text: str) -> None:
         """Load rules, all of them or none; raises NetworkFailed."""
@@ -197,3 +215,8 @@ def _output(*command: str, given: str = "") -> str:
     if done.returncode:
         raise NetworkFailed(f"{command[0]}: {' '.join(done.stderr.split())[:300]}")
     return done.stdout
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    routes = json.loads(text or "[]")
+    return tuple(dict.fromkeys(str(route["dev"]) for route in routes if "dev" in route))

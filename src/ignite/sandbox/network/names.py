@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
@@ -36,9 +36,12 @@ Asked = Callable[[bytes], Awaitable[bytes]]
 
 
 class Resolvers:
-    """Asks the resolvers that the machine is set to, in their order."""
+    """Asks resolvers in their order: those given, else those that the machine is set to now."""
 
-    def __init__(self, file: Path = Path("/etc/resolv.conf"), port: int = 53) -> None:
+    def __init__(
+        self, given: tuple[str, ...] = (), *, file: Path = Path("/etc/resolv.conf"), port: int = 53
+    ) -> None:
+        self._given = given
         self._file = file
         self._port = port
 
@@ -53,7 +56,7 @@ class Resolvers:
     async def _first(self, question: bytes, ask: Callable[[str, bytes], Awaitable[bytes]]) -> bytes:
         # Another number than the asker's: whoever knows that one cannot forge the answer.
         number = secrets.token_bytes(2)
-        for server in await asyncio.to_thread(servers, self._file):
+        for server in self._given or await asyncio.to_thread(servers, self._file):
             with contextlib.suppress(OSError, EOFError):
                 async with asyncio.timeout(ANSWER_SECS):
                     answer = await ask(server, number + question[2:])
@@ -138,42 +141,47 @@ class NameServer:
             logger.debug("names", extra={"why": str(error)})
             return
         if is_question(question) and self._has_room(asker[0]):
+            self._waiting[asker[0]] += 1
             tasks.create_task(self._answer(listening, question, asker))
 
     async def _answer(
         self, listening: socket.socket, question: bytes, asker: tuple[str, int]
     ) -> None:
-        with self._counted(asker[0]):
+        try:
             answer = await self._resolvers.ask(question)
             with contextlib.suppress(OSError):
                 loop = asyncio.get_running_loop()
                 async with asyncio.timeout(ANSWER_SECS):
                     await loop.sock_sendto(listening, answer, asker)
+        finally:
+            self._forget(asker[0])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asker = str(writer.get_extra_info("peername")[0])
         try:
             if not self._has_room(asker):
                 return
-            with self._counted(asker), contextlib.suppress(OSError, EOFError):
-                async with asyncio.timeout(CONNECTION_SECS):
-                    while is_question(question := await _read(reader)):
-                        await _write(writer, await self._resolvers.ask_by_stream(question))
+            self._waiting[asker] += 1
+            try:
+                await self._converse(reader, writer)
+            finally:
+                self._forget(asker)
         finally:
             writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            async with asyncio.timeout(CONNECTION_SECS):
+                while is_question(question := await _read(reader)):
+                    await _write(writer, await self._resolvers.ask_by_stream(question))
 
     def _has_room(self, asker: str) -> bool:
         return self._waiting[asker] < MOST_WAITING and self._waiting.total() < MOST_WAITING_IN_ALL
 
-    @contextlib.contextmanager
-    def _counted(self, asker: str) -> Iterator[None]:
-        self._waiting[asker] += 1
-        try:
-            yield
-        finally:
-            self._waiting[asker] -= 1
-            if not self._waiting[asker]:
-                del self._waiting[asker]
+    def _forget(self, asker: str) -> None:
+        self._waiting[asker] -= 1
+        if not self._waiting[asker]:
+            del self._waiting[asker]
 
 
 def servers(file: Path) -> tuple[str, ...]:
