@@ -25,12 +25,13 @@ from ignite.v1 import ignite_compute_pb2_grpc as pb_grpc
 POOL = 10
 
 GET = """
-SELECT * FROM apps LEFT JOIN versions
+SELECT apps.*, code_kind, runtime, blob, size_bytes, is_archive, build_args, code_hash, build_id
+FROM apps LEFT JOIN versions
   ON versions.app_id = apps.id AND versions.number = apps.active_version
 WHERE apps.organization = $1 AND apps.name = $2
 """
 LIST = """
-SELECT organization, name, config ->> 'description', (config ->> 'tier')::int, config -> 'ports',
+SELECT organization, name, config ->> 'description', (config ->> 'tier')::int, config ->> 'ports',
        state, active_version, created_at, updated_at
 FROM apps WHERE organization = $1 AND name > $2 ORDER BY name LIMIT $3
 """

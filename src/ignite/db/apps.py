@@ -23,11 +23,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from ignite.db import tables, values
-from ignite.db.connection import Connection, Row, prepared
+from ignite.db.connection import Connection, prepared
 from ignite.domain.apps import App, AppConfig, AppRef, AppSummary, DeploymentState
 from ignite.domain.errors import AlreadyExists, AppNotFound, FailedPrecondition, Unavailable
 from ignite.domain.identity import OrganizationId, OrganizationName
-from ignite.domain.versions import Version
+from ignite.domain.versions import ShownVersion
 
 _apps = tables.apps
 _versions = tables.versions
@@ -40,10 +40,19 @@ _GET_BY_ID = prepared(select(_apps).where(_apps.c.id == bindparam("id")))
 _LOCK_BY_ID = prepared(
     select(_apps).where(_apps.c.id == bindparam("id")).with_for_update(key_share=True)
 )
-_VERSION = "version_"
+_SHOWN_COLUMNS = (
+    "code_kind",
+    "runtime",
+    "blob",
+    "size_bytes",
+    "is_archive",
+    "build_args",
+    "code_hash",
+    "build_id",
+)
 _SHOWN = prepared(
     # Version 0 is the draft, and what an app without an active version shows.
-    select(_apps, *(found.label(_VERSION + found.name) for found in _versions.columns))
+    select(_apps, *(_versions.c[name] for name in _SHOWN_COLUMNS))
     .outerjoin(
         _versions,
         and_(_versions.c.app_id == _apps.c.id, _versions.c.number == _apps.c.active_version),
@@ -56,7 +65,7 @@ _LIST = prepared(
         _apps.c.name,
         _apps.c.config["description"].astext.label("description"),
         _apps.c.config["tier"].astext.cast(Integer).label("tier"),
-        _apps.c.config["ports"].label("ports"),
+        _apps.c.config["ports"].astext.label("ports"),
         _apps.c.state,
         _apps.c.active_version,
         _apps.c.created_at,
@@ -181,18 +190,20 @@ class AppStore:
     async def get(self, ref: AppRef, *, lock: bool = False) -> App:
         """Return the app; raises AppNotFound. `lock` holds the row until the commit."""
         row = await self._connection.execute(_LOCK if lock else _GET, _named(ref))
-        return _found(row.one_or_none(), ref)
+        if (found := row.one_or_none()) is None:
+            raise _no_app(ref)
+        return values.app_of(found)
 
-    async def shown(self, ref: AppRef) -> tuple[App, Version | None]:
+    async def shown(self, ref: AppRef) -> tuple[App, ShownVersion | None]:
         """Return the app and its active version, else its draft, else None, in one statement.
 
         Raises AppNotFound.
         """
         row = (await self._connection.execute(_SHOWN, _named(ref))).one_or_none()
-        app = _found(row, ref)
-        if row is None or row["version_number"] is None:
-            return app, None
-        return app, values.version_of(row, _VERSION)
+        if row is None:
+            raise _no_app(ref)
+        app = values.app_of(row)
+        return app, values.shown_of(row) if row["code_kind"] is not None else None
 
     async def find(self, ref: AppRef) -> App | None:
         """Return the app, or None."""
@@ -336,7 +347,5 @@ def _named(ref: AppRef) -> dict[str, object]:
     return {"organization": ref.organization, "name": ref.name}
 
 
-def _found(row: Row | None, ref: AppRef) -> App:
-    if row is None:
-        raise AppNotFound(f"app {ref.id!r} does not exist")
-    return values.app_of(row)
+def _no_app(ref: AppRef) -> AppNotFound:
+    return AppNotFound(f"app {ref.id!r} does not exist")

@@ -72,9 +72,9 @@ class Database:
         Raises Unavailable when Postgres is not there or does not answer in time; the next
         transaction connects anew.
         """
-        async with self._connection(undo="ROLLBACK") as driver:
+        async with self._stores(undo="ROLLBACK") as (tx, driver):
             await driver.execute("BEGIN")
-            yield Transaction(Connection(driver))
+            yield tx
             if await driver.execute("COMMIT") != "COMMIT":
                 raise Internal("a transaction went on after a failed statement")
 
@@ -84,17 +84,17 @@ class Database:
 
         For what one statement answers: two round trips less. Raises as `transaction` does.
         """
-        async with self._connection(undo="SELECT 1") as driver:
-            yield Transaction(Connection(driver))
+        async with self._stores(undo="SELECT 1") as (tx, _):
+            yield tx
 
     @asynccontextmanager
-    async def _connection(self, *, undo: str) -> AsyncIterator[Driver]:
+    async def _stores(self, *, undo: str) -> AsyncIterator[tuple[Transaction, Driver]]:
         try:
             async with (
                 asyncio.timeout(self._longest_secs),
                 self._pool.connection(undo=undo) as driver,
             ):
-                yield driver
+                yield Transaction(Connection(driver)), driver
         except (OSError, asyncpg.InterfaceError) as error:  # a TimeoutError is an OSError
             if isinstance(error, ValueError):
                 raise  # a value that does not fit its place: a mistake of ours

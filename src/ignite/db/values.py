@@ -1,7 +1,9 @@
 """Domain values to columns and back."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 from ignite.db.connection import Row
@@ -19,7 +21,15 @@ from ignite.domain.apps import (
 )
 from ignite.domain.builds import Build, BuildLine, BuildState
 from ignite.domain.identity import OrganizationId, OrganizationName
-from ignite.domain.versions import Code, CodeKind, Language, Runtime, Version, VersionStatus
+from ignite.domain.versions import (
+    Code,
+    CodeKind,
+    Language,
+    Runtime,
+    ShownVersion,
+    Version,
+    VersionStatus,
+)
 
 Json = Any
 
@@ -123,16 +133,16 @@ def code_to_columns(code: Code) -> dict[str, Json]:
     }
 
 
-def code_of(row: Row, prefix: str = "") -> Code:
-    """Return the code of a row of versions or builds, whose columns' names begin with `prefix`."""
+def code_of(row: Row) -> Code:
+    """Return the code of a row of versions or builds."""
     return Code(
-        kind=CodeKind(row[prefix + "code_kind"]),
-        runtime=_runtime_from_json(row[prefix + "runtime"]),
-        blob=row[prefix + "blob"],
-        size_bytes=row[prefix + "size_bytes"],
-        is_archive=row[prefix + "is_archive"],
-        build_args=row[prefix + "build_args"],
-        hash=row[prefix + "code_hash"],
+        kind=CodeKind(row["code_kind"]),
+        runtime=_runtime_from_json(row["runtime"]),
+        blob=row["blob"],
+        size_bytes=row["size_bytes"],
+        is_archive=row["is_archive"],
+        build_args=row["build_args"],
+        hash=row["code_hash"],
     )
 
 
@@ -155,17 +165,17 @@ def app_of(row: Row) -> App:
     )
 
 
+@lru_cache(maxsize=2048)
 def summary_of(row: Row) -> AppSummary:
-    """Return the summary of a row of the columns that lists show.
+    """Return the summary of a row of the columns that lists show; equal rows give the same one.
 
     What an older release did not write has its default.
     """
-    plain = AppConfig()
     return AppSummary(
-        ref=AppRef(organization=OrganizationName(row["organization"]), name=row["name"]),
-        description=row["description"] or plain.description,
-        tier=ResourceTier(row["tier"] or plain.tier),
-        ports=tuple(row["ports"] or plain.ports),
+        ref=AppRef(organization=row["organization"], name=row["name"]),
+        description=row["description"] or "",
+        tier=ResourceTier(row["tier"] or ResourceTier.SMALL),
+        ports=tuple(json.loads(row["ports"] or "[]")),
         state=DeploymentState(row["state"]),
         active_version=row["active_version"],
         created_at=row["created_at"],
@@ -173,22 +183,27 @@ def summary_of(row: Row) -> AppSummary:
     )
 
 
-def version_of(row: Row, prefix: str = "") -> Version:
-    """Return the version of a row, whose columns' names begin with `prefix`."""
+def shown_of(row: Row) -> ShownVersion:
+    """Return what an app shows of the version that was joined to its row."""
+    return ShownVersion(code=code_of(row), build_id=row["build_id"])
+
+
+def version_of(row: Row) -> Version:
+    """Return the version of a row."""
     return Version(
-        app_id=row[prefix + "app_id"],
-        number=row[prefix + "number"],
-        status=VersionStatus(row[prefix + "status"]),
-        code=code_of(row, prefix),
-        artifact=row[prefix + "artifact"],
-        runtime_version=row[prefix + "runtime_version"],
-        build_id=row[prefix + "build_id"],
-        deploy_id=row[prefix + "deploy_id"],
-        config=config_from_json(row[prefix + "config"]),
-        error=row[prefix + "error"],
-        error_reason=row[prefix + "error_reason"],
-        created_at=row[prefix + "created_at"],
-        compiled_at=row[prefix + "compiled_at"],
+        app_id=row["app_id"],
+        number=row["number"],
+        status=VersionStatus(row["status"]),
+        code=code_of(row),
+        artifact=row["artifact"],
+        runtime_version=row["runtime_version"],
+        build_id=row["build_id"],
+        deploy_id=row["deploy_id"],
+        config=config_from_json(row["config"]),
+        error=row["error"],
+        error_reason=row["error_reason"],
+        created_at=row["created_at"],
+        compiled_at=row["compiled_at"],
     )
 
 

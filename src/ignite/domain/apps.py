@@ -145,9 +145,9 @@ class App:
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AppSummary:
-    """What lists show of an app."""
+    """What lists show of an app. Compared by identity: what is made of one is kept beside it."""
 
     ref: AppRef
     description: str
@@ -214,7 +214,7 @@ def serving_ports(config: AppConfig | AppSummary) -> tuple[int, ...]:
 
 def host_labels(ref: AppRef, config: AppConfig | AppSummary) -> tuple[str, ...]:
     """Return one DNS label a port, in the order of the ports; refuses a label over 63 octets."""
-    labels = tuple(host_label(ref, port) for port in serving_ports(config))
+    labels = tuple([host_label(ref, port) for port in serving_ports(config)])
     for label in labels:
         if len(label) > MAX_LABEL:
             raise InvalidArgument(

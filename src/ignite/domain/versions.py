@@ -90,3 +90,11 @@ class Version:
     created_at: datetime
     compiled_at: datetime | None
     runtime_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownVersion:
+    """What an app's record shows of a version."""
+
+    code: Code
+    build_id: str

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, TypeVar
 
 import jwt
@@ -42,8 +42,9 @@ _OPTIONS: Any = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Believed:
     key: VerificationKey
-    claims: Mapping[str, Any]
     principal: Principal
+    begins: float
+    ends: float
 
 
 class JwtVerifier:
@@ -69,15 +70,14 @@ class JwtVerifier:
         """See ports.identity.TokenVerifier."""
         seen = self._seen.get(token)
         if seen is not None and await self._keys.find(seen.key.id) is seen.key:
-            # Tokens come many times: what was good is not computed again while its key is still
-            # the one that its id names. Time goes on, so the rest is asked every time.
-            self._check(seen.claims)
+            # Tokens come many times: what was good stays so while its key is still the one that
+            # its id names. Time goes on, and is asked every time.
+            self._check_time(seen)
             return seen.principal
-        key, claims = await self._decode(token)
-        self._check(claims)
-        principal = self._read(claims)
-        _remember(self._seen, token, _Believed(key=key, claims=claims, principal=principal))
-        return principal
+        believed = self._believe(*await self._decode(token))
+        self._check_time(believed)
+        _remember(self._seen, token, believed)
+        return believed.principal
 
     async def _decode(self, token: str) -> tuple[VerificationKey, Mapping[str, Any]]:
         header = _header(token)
@@ -95,23 +95,30 @@ class JwtVerifier:
             raise Unauthenticated("the token's signature is not good") from error
         return key, claims
 
-    def _check(self, claims: Mapping[str, Any]) -> None:
+    def _believe(self, key: VerificationKey, claims: Mapping[str, Any]) -> _Believed:
         if claims.get("iss") != self._issuer:
             raise Unauthenticated("the token is of another issuer")
         audience = claims.get("aud")
         names = audience if isinstance(audience, list) else [audience]
         if self._audience not in names:
             raise Unauthenticated("the token is for another audience")
-        now = self._clock().timestamp()
         expires = _time(claims, "exp")
         if expires is None:
             raise Unauthenticated("the token has no end")
-        if now >= expires + LEEWAY_SECS:
+        begins = [when for name in ("nbf", "iat") if (when := _time(claims, name)) is not None]
+        return _Believed(
+            key=key,
+            principal=self._read(claims),
+            begins=max(begins, default=-inf) - LEEWAY_SECS,
+            ends=expires + LEEWAY_SECS,
+        )
+
+    def _check_time(self, believed: _Believed) -> None:
+        now = self._clock().timestamp()
+        if now >= believed.ends:
             raise Unauthenticated("the token has expired", reason="TokenExpired")
-        for name in ("nbf", "iat"):
-            begins = _time(claims, name)
-            if begins is not None and now < begins - LEEWAY_SECS:
-                raise Unauthenticated("the token is not valid yet")
+        if now < believed.begins:
+            raise Unauthenticated("the token is not valid yet")
 
 
 class ChainVerifier:

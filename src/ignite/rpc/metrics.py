@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache, partial
 
 import grpc
 
@@ -16,19 +17,32 @@ class RpcMetrics:
 
     def __init__(self, registry: Registry) -> None:
         labels = ("method", "code")
-        self._calls = counter(registry, "rpc_calls", "Finished calls by outcome.", labels)
-        self._seconds = duration(registry, "rpc_call", "How long calls took.", ("method",))
-        self._running = gauge(registry, "rpc_calls_running", "Calls under way.", ("method",))
+        self.calls = counter(registry, "rpc_calls", "Finished calls by outcome.", labels)
+        self.seconds = duration(registry, "rpc_call", "How long calls took.", ("method",))
+        self.running = gauge(registry, "rpc_calls_running", "Calls under way.", ("method",))
 
-    def started(self, method: str) -> None:
+    def of(self, method: str) -> "MethodMetrics":
+        """Return what counts the calls of one method."""
+        return MethodMetrics(self, method)
+
+
+class MethodMetrics:
+    """The metrics of one method: its labels are looked up once, not at every call."""
+
+    def __init__(self, metrics: RpcMetrics, method: str) -> None:
+        self._running = metrics.running.labels(method)
+        self._seconds = metrics.seconds.labels(method)
+        self._calls = lru_cache(maxsize=None)(partial(metrics.calls.labels, method))
+
+    def started(self) -> None:
         """Count a call in."""
-        self._running.labels(method).inc()
+        self._running.inc()
 
-    def finished(self, method: str, code: str, seconds: float) -> None:
+    def finished(self, code: str, seconds: float) -> None:
         """Count a call out."""
-        self._running.labels(method).dec()
-        self._calls.labels(method, code).inc()
-        self._seconds.labels(method).observe(seconds)
+        self._running.dec()
+        self._calls(code).inc()
+        self._seconds.observe(seconds)
 
 
 class MetricsInterceptor(grpc.aio.ServerInterceptor):
@@ -44,12 +58,12 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None
-        method = details.method
+        metrics = self._metrics.of(details.method)
 
         @asynccontextmanager
         async def around(context: Context) -> AsyncIterator[MessageCheck]:
             began = time.monotonic()
-            self._metrics.started(method)
+            metrics.started()
             code = ""
             try:
                 yield accept
@@ -58,7 +72,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
                 raise
             finally:
                 code = code or _code_name(context)
-                self._metrics.finished(method, code, time.monotonic() - began)
+                metrics.finished(code, time.monotonic() - began)
 
         return wrap(handler, around)
 

@@ -21,7 +21,7 @@ from ignite.domain.apps import (
 from ignite.domain.errors import ResourceExhausted
 from ignite.domain.identity import Organization
 from ignite.domain.sources import Source, check_runtime
-from ignite.domain.versions import Version
+from ignite.domain.versions import ShownVersion, Version
 from ignite.services.compute.drafts import replace_draft
 from ignite.services.compute.sources import Sources
 
@@ -33,7 +33,7 @@ class AppView:
     """An app and the version whose code it shows: the active one, else the draft, else none."""
 
     app: App
-    version: Version | None
+    version: Version | ShownVersion | None
 
 
 class Apps:

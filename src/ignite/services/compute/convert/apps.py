@@ -1,10 +1,11 @@
 """Apps: their records as answers show them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ignite.domain.addresses import PublicAddress
 from ignite.domain.apps import App, AppConfig, AppStatus, AppSummary, Scaling, effective_limits
-from ignite.domain.versions import CodeKind, Version
+from ignite.domain.versions import CodeKind, ShownVersion, Version
 from ignite.services.compute.convert.code import mode, runtime_message
 from ignite.services.compute.convert.common import number, to_ms
 from ignite.v1 import ignite_common_pb2 as common
@@ -35,7 +36,9 @@ def created(app: App) -> pb.CreateAppResponse:
     )
 
 
-def app_meta(app: App, version: Version | None, address: PublicAddress) -> common.AppMeta:
+def app_meta(
+    app: App, version: Version | ShownVersion | None, address: PublicAddress
+) -> common.AppMeta:
     """Return the record of an app; its code fields are those of `version`."""
     meta = _config_meta(app.config)
     _fill_app(meta, app)
@@ -66,8 +69,9 @@ def version_meta(app: App, version: Version, address: PublicAddress) -> common.A
     return meta
 
 
+@lru_cache(maxsize=2048)
 def app_summary(app: AppSummary, address: PublicAddress) -> pb.AppSummary:
-    """Return the short form of lists."""
+    """Return the short form of lists; the same one for the same summary, not to be changed."""
     return pb.AppSummary(
         id=app.ref.id,
         name=app.ref.name,
@@ -159,7 +163,7 @@ def _fill_app(meta: common.AppMeta, app: App) -> None:
     meta.target_version = app.target_version
 
 
-def _fill_code(meta: common.AppMeta, version: Version) -> None:
+def _fill_code(meta: common.AppMeta, version: Version | ShownVersion) -> None:
     meta.code_kind = number(version.code.kind)
     meta.deployment_mode = mode(version.code.kind)
     meta.code_hash = version.code.short_hash
