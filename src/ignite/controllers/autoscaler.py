@@ -49,6 +49,8 @@ class Autoscaler:
         self._interval_secs = interval_secs
         self._report_ttl = timedelta(seconds=report_ttl_secs)
         self._tracked: dict[str, _Tracked] = {}
+        # Those of which some replica is wanted. Thousands sleep beside them, and cost nothing.
+        self._awake: set[str] = set()
         self._reports: dict[str, tuple[datetime, Mapping[str, DemandReport]]] = {}
         self._listeners: list[Callable[[str], None]] = []
 
@@ -66,8 +68,8 @@ class Autoscaler:
         if tracked is None:
             now = self._now()
             tracked = _Tracked(policy=policy, idle_since=now)
-            tracked.desired = tracked.wishes.decide(running, policy, now)
             self._tracked[key] = tracked
+            self._keep(key, tracked, tracked.wishes.decide(running, policy, now))
         elif tracked.policy != policy:
             tracked.policy = policy
             self._decide(key, tracked)
@@ -79,6 +81,7 @@ class Autoscaler:
     def forget(self, key: str) -> None:
         """Stop deciding for a Workload."""
         self._tracked.pop(key, None)
+        self._awake.discard(key)
 
     def wake(self, key: str) -> None:
         """Somebody waits for a replica of this Workload now."""
@@ -106,8 +109,8 @@ class Autoscaler:
         """Decide once about every Workload that runs or is asked for."""
         self._drop_stale_reports()
         asked_for = {key for _, demands in self._reports.values() for key in demands}
-        for key, tracked in list(self._tracked.items()):
-            if tracked.desired or key in asked_for:
+        for key in self._awake | asked_for:
+            if (tracked := self._tracked.get(key)) is not None:
                 self._decide(key, tracked)
 
     def _drop_stale_reports(self) -> None:
@@ -132,9 +135,16 @@ class Autoscaler:
         if decided == tracked.desired:
             return
         logger.info("scale", extra={"workload": key, "from": tracked.desired, "to": decided})
-        tracked.desired = decided
+        self._keep(key, tracked, decided)
         for listener in self._listeners:
             listener(key)
+
+    def _keep(self, key: str, tracked: _Tracked, decided: int) -> None:
+        tracked.desired = decided
+        if decided:
+            self._awake.add(key)
+        else:
+            self._awake.discard(key)
 
     def _demand(self, key: str, tracked: _Tracked, now: datetime) -> Demand:
         """Join what all gateways see; the last zero never moves back."""

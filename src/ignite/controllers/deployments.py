@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _POLL_SECS = 2.0
 _POLL_PAGE = 500
 
+_COMPARE_SECS = 30.0
+"""How often all routes are compared with what runs: only what a failure has left is found so."""
+
 _PASSING_SECS = 1.0
 """A start or an end of replicas that takes no longer is written once, when it is over."""
 
@@ -62,6 +65,8 @@ class Deployments:
         self._serving = Serving(self._fleet, backend, board, autoscaler, settings, now)
         self._records = Records(database)
         self._listening = asyncio.Event()
+        self._rolling: set[int] = set()
+        self._unrouted: set[int] = set()
         self._loop: ReconcileLoop[int] = ReconcileLoop(
             self.name, self._reconcile, concurrency=settings.concurrency
         )
@@ -152,6 +157,7 @@ class Deployments:
 
     async def _poll(self) -> None:
         """Find what hints have missed."""
+        compared_at = asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(_POLL_SECS)
             try:
@@ -163,13 +169,25 @@ class Deployments:
                 pass
             except Exception:  # hints still come, and the next poll may do better
                 logger.exception("apps not polled")
-            for deployed in self._fleet:
-                if deployed.is_rolling:
-                    self._stale(deployed.app.id)
+            for app_id in self._rolling:
+                self._stale(app_id)
             try:
-                await self._compare()
+                compared_at = await self._mend(compared_at)
             except Exception:
                 logger.exception("routes not compared")
+
+    async def _mend(self, compared_at: float) -> float:
+        """Route what could not be routed; now and then look at all. Returns when that was."""
+        now = asyncio.get_running_loop().time()
+        if now - compared_at >= _COMPARE_SECS:
+            await self._compare()
+            return now
+        for app_id in self._unrouted.copy():
+            if (deployed := self._fleet.get(app_id)) is not None:
+                self._put_routes(deployed)
+            else:
+                self._unrouted.discard(app_id)
+        return compared_at
 
     async def _compare(self) -> None:
         """Bring routes in step with what runs; end what nobody owns."""
@@ -181,9 +199,11 @@ class Deployments:
                 self._put_routes(deployed)
 
     def _put_routes(self, deployed: Deployed) -> None:
+        self._unrouted.discard(deployed.app.id)
         try:
             self._serving.put_routes(deployed)
         except Exception:  # one app must not keep the others from being routed
+            self._unrouted.add(deployed.app.id)
             logger.exception("app not routed", extra={"app": deployed.app.ref.id})
 
     async def _load(self) -> None:
@@ -207,6 +227,7 @@ class Deployments:
                     self._loop.hint(deployed.app.id)
             except Exception:  # one app must not keep the others from being served
                 logger.exception("app not adopted", extra={"app": deployed.app.ref.id})
+                self._loop.hint(deployed.app.id)
         await self._compare()
 
     # -- converging ------------------------------------------------------------------------------
@@ -214,7 +235,20 @@ class Deployments:
     async def _reconcile(self, app_id: int) -> None:
         deployed = await self._fleet.of(app_id)
         if deployed is None:
+            self._rolling.discard(app_id)
             return
+        try:
+            await self._round(deployed)
+        finally:
+            # Also after a failure: the poll comes back to what is not settled.
+            if deployed.is_rolling and not deployed.is_gone:
+                self._rolling.add(app_id)
+            else:
+                self._rolling.discard(app_id)
+        if deployed.is_stale and not deployed.is_gone:
+            self._loop.hint(app_id)
+
+    async def _round(self, deployed: Deployed) -> None:
         async with deployed.lock:
             if not await self._fleet.refresh(deployed):
                 deployed.is_gone = True
@@ -229,8 +263,6 @@ class Deployments:
             seen, status = self._serving.observed(deployed)
             if not self._let_pass(deployed, seen, status):
                 await self._records.observe(deployed, seen, status)
-        if deployed.is_stale:
-            self._loop.hint(app_id)
 
     def _let_pass(self, deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None) -> bool:
         """Tell whether to wait with the record, for a moment, until what is passing has passed."""

@@ -57,6 +57,9 @@ def envoy_process(
     return EnvoyProcess(argv=argv, config_path=config_path, config=json.dumps(config, indent=1))
 
 
+_WATCHDOG = {"miss_timeout": "5s", "megamiss_timeout": "10s"}
+
+
 def bootstrap(
     layout: Layout, *, max_connections: int = MAX_CONNECTIONS, external_jwks_url: str = ""
 ) -> Config:
@@ -107,6 +110,8 @@ def bootstrap(
                 }
             ]
         },
+        # They only count. By default every thread has to show itself ten times a second.
+        "watchdogs": {"main_thread_watchdog": _WATCHDOG, "worker_watchdog": _WATCHDOG},
         # Apps come and go; a table of numbers for each of them would only grow.
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _stats()}}},
     }
