@@ -1,7 +1,8 @@
 """One HTTP/1.1 connection to Envoy's internal listener: a parser, and reading with back-pressure.
 
 A client library costs milliseconds of CPU a request and drops trailers; this is the little that the
-dispatcher needs.
+dispatcher needs. An exchange has one clock, because a timeout around every wait costs more than the
+waits.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ class Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._clock: asyncio.TimerHandle | None = None
         self._lost = False
         self._paused = False
         self._start(head_only=False)
@@ -45,11 +47,21 @@ class Wire(asyncio.Protocol):
         is_read = self.is_complete and not self._chunks
         return self.is_open and is_read and self._keep_alive and not self._head_only
 
-    def send(self, request: bytes, *, head_only: bool) -> None:
-        """Begin an exchange; `head_only` says that the answer has no body whatever it announces."""
+    def send(self, request: bytes, *, head_only: bool, ends: float) -> None:
+        """Begin an exchange; `head_only` says that the answer has no body whatever it announces.
+
+        From the loop's time `ends` on, whoever waits for more of the answer gets TimeoutError.
+        """
         assert self._transport is not None
         self._start(head_only=head_only)
+        self._clock = asyncio.get_running_loop().call_at(ends, self._expire)
         self._transport.write(request)
+
+    def end(self) -> None:
+        """End the exchange, complete or not."""
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
 
     async def head(self) -> None:
         """Return once status and headers are there. Raises ConnectionError when they never will."""
@@ -77,6 +89,8 @@ class Wire(asyncio.Protocol):
     async def _more(self) -> None:
         if self._lost:
             raise ConnectionError("the connection ended before the answer")
+        if self._is_late:
+            raise TimeoutError
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -87,6 +101,7 @@ class Wire(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._head_only = head_only
         self._keep_alive = False
+        self._is_late = False
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self.status = 0
@@ -94,6 +109,10 @@ class Wire(asyncio.Protocol):
         self.is_complete = False
         self.headers: list[tuple[str, str]] = []
         self.trailers: list[tuple[str, str]] = []
+
+    def _expire(self) -> None:
+        self._is_late = True
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

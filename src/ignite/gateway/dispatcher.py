@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from ignite.domain.errors import (
@@ -61,39 +61,26 @@ class EnvoyDispatcher:
 
     def dispatch(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """See the port. Raises InvalidArgument for what is no HTTP."""
-        return self._exchange(call, request_bytes(call))
+        return _Exchange(self, call, request_bytes(call))
 
     async def close(self) -> None:
         """Close the kept connections."""
         while self._idle:
             self._idle.pop().abort()
 
-    @asynccontextmanager
-    async def _exchange(self, call: Call, request: bytes) -> AsyncIterator[Reply]:
-        ends = asyncio.get_running_loop().time() + call.deadline_secs
-        wire: Wire | None = None
-        try:
-            try:
-                async with asyncio.timeout_at(ends):
-                    wire = await self._connect()
-                    wire.send(request, head_only=call.method == "HEAD")
-                    await wire.head()
-                    await _check(wire)
-            except TimeoutError:
-                raise _late() from None
-            except OSError as error:
-                raise Unavailable("The gateway broke off.", reason="GatewayUnavailable") from error
-            yield EnvoyReply(wire, ends)
-        finally:
-            if wire is not None:
-                self._put_back(wire)
+    async def connect(self, ends: float) -> Wire:
+        """Return a kept connection or a new one; Envoy may be restarting, nothing is sent yet.
 
-    async def _connect(self) -> Wire:
-        """Return a kept connection or a new one; Envoy may be restarting, nothing is sent yet."""
+        Raises TimeoutError at the loop's time `ends`.
+        """
         while self._idle:
             wire = self._idle.pop()
             if wire.is_open:
                 return wire
+        async with asyncio.timeout_at(ends):
+            return await self._open()
+
+    async def _open(self) -> Wire:
         ends = asyncio.get_running_loop().time() + CONNECT_SECS
         while True:
             try:
@@ -105,19 +92,57 @@ class EnvoyDispatcher:
                     ) from error
             await asyncio.sleep(RETRY_SECS)
 
-    def _put_back(self, wire: Wire) -> None:
+    def put_back(self, wire: Wire) -> None:
+        """Keep a connection for the next call, or drop it where something is left on it."""
+        wire.end()
         if wire.is_reusable and len(self._idle) < self._max_idle:
             self._idle.append(wire)
         else:
             wire.abort()
 
 
+class _Exchange:
+    """One call. Entered when the head is there; leaving early drops the connection."""
+
+    def __init__(self, dispatcher: EnvoyDispatcher, call: Call, request: bytes) -> None:
+        self._dispatcher = dispatcher
+        self._call = call
+        self._request = request
+        self._wire: Wire | None = None
+
+    async def __aenter__(self) -> Reply:
+        try:
+            return await self._begin()
+        except BaseException as error:
+            self._leave()
+            if isinstance(error, TimeoutError):
+                raise _late() from None
+            if isinstance(error, OSError):
+                raise Unavailable("The gateway broke off.", reason="GatewayUnavailable") from error
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+    async def _begin(self) -> Reply:
+        ends = asyncio.get_running_loop().time() + self._call.deadline_secs
+        wire = self._wire = await self._dispatcher.connect(ends)
+        wire.send(self._request, head_only=self._call.method == "HEAD", ends=ends)
+        await wire.head()
+        await _check(wire)
+        return EnvoyReply(wire)
+
+    def _leave(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            self._dispatcher.put_back(wire)
+
+
 class EnvoyReply:
     """Implements ports.dispatch.Reply."""
 
-    def __init__(self, wire: Wire, ends: float) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._ends = ends
 
     @property
     def status(self) -> int:
@@ -138,8 +163,7 @@ class EnvoyReply:
         """Yield the body. Raises Unavailable when it is cut, DeadlineExceeded when it is late."""
         while True:
             try:
-                async with asyncio.timeout_at(self._ends):
-                    chunk = await self._wire.read()
+                chunk = await self._wire.read()
             except TimeoutError:
                 raise _late() from None
             except OSError as error:

@@ -74,6 +74,18 @@ def read_with(handler: Handler, deserializer: Callable[[bytes], Any]) -> Handler
     return _like(handler, behaviour_of(handler), deserializer)
 
 
+def lets_bytes_pass(handler: Handler) -> Handler:
+    """Return the same handler for one that writes some of its messages itself, as bytes."""
+    serializer = handler.response_serializer
+    if serializer is None:
+        return handler
+
+    def write(message: Any) -> bytes:
+        return message if type(message) is bytes else serializer(message)
+
+    return _like(handler, behaviour_of(handler), serializer=write)
+
+
 async def _checked(messages: AsyncIterator[Any], check: MessageCheck) -> AsyncIterator[Any]:
     async for message in messages:
         check(message)
@@ -81,7 +93,10 @@ async def _checked(messages: AsyncIterator[Any], check: MessageCheck) -> AsyncIt
 
 
 def _like(
-    handler: Handler, behaviour: Any, deserializer: Callable[[bytes], Any] | None = None
+    handler: Handler,
+    behaviour: Any,
+    deserializer: Callable[[bytes], Any] | None = None,
+    serializer: Callable[[Any], bytes] | None = None,
 ) -> Handler:
     makers: dict[tuple[bool, bool], Any] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -93,6 +108,6 @@ def _like(
     made: Handler = maker(
         behaviour,
         request_deserializer=deserializer or handler.request_deserializer,
-        response_serializer=handler.response_serializer,
+        response_serializer=serializer or handler.response_serializer,
     )
     return made

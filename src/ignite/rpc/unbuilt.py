@@ -10,11 +10,21 @@ from typing import Any
 import grpc
 
 from ignite.domain.errors import Unimplemented
-from ignite.rpc.handlers import Context, Continuation, Handler, behaviour_of, replace
+from ignite.rpc.handlers import (
+    Context,
+    Continuation,
+    Handler,
+    behaviour_of,
+    lets_bytes_pass,
+    replace,
+)
 
 
 class UnbuiltInterceptor(grpc.aio.ServerInterceptor):
-    """Raises Unimplemented with the method's name in place of a generated stub."""
+    """Raises Unimplemented with the method's name in place of a generated stub.
+
+    Of those that are built it knows what they may do: a stream may hold messages as bytes.
+    """
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
@@ -24,8 +34,10 @@ class UnbuiltInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         behaviour = behaviour_of(handler)
-        if inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour):
+        if inspect.iscoroutinefunction(behaviour):
             return handler
+        if inspect.isasyncgenfunction(behaviour):
+            return lets_bytes_pass(handler)
         service, _, method = details.method.rpartition("/")
         name = f"{service.rpartition('.')[2]}.{method}"
 

@@ -100,21 +100,21 @@ class Invocations:
         late); not asking for the next frame holds the replica back.
         """
         began = self._monotonic()
-        async with self.invoke(
-            principal, app, http, body, version=version, deadline_secs=deadline_secs
-        ) as running:
-            reply = running.reply
+        call = self.check(principal, app, http, body, version=version, deadline_secs=deadline_secs)
+        async with self._dispatcher.dispatch(call) as reply:
             yield Head(
                 status=reply.status,
                 headers=end_to_end(reply.headers),
-                execution_id=running.execution_id,
+                execution_id=call.execution_id,
             )
             total = 0
             async for piece in reply.body():
+                total += len(piece)
+                if 0 < len(piece) <= MAX_CHUNK_BYTES:
+                    yield Chunk(data=piece)
+                    continue
                 for start in range(0, len(piece), MAX_CHUNK_BYTES):
-                    data = piece[start : start + MAX_CHUNK_BYTES]
-                    total += len(data)
-                    yield Chunk(data=data)
+                    yield Chunk(data=piece[start : start + MAX_CHUNK_BYTES])
             yield Trailer(
                 total_body_bytes=total,
                 duration_ms=round((self._monotonic() - began) * 1000),

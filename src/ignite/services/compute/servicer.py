@@ -217,9 +217,9 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
             async for item in items:
                 yield convert_builds.compile_frame(item)
 
-    async def Invoke(
+    async def Invoke(  # type: ignore[override]  # some frames come as the bytes they are sent as
         self, request: pb.InvokeRequest, context: Context
-    ) -> AsyncIterator[pb.InvokeResponse]:
+    ) -> AsyncIterator[pb.InvokeResponse | bytes]:
         principal = principal_of(context)
         frames = self._invocations.frames(
             principal,
