@@ -304,33 +304,76 @@ class TestEnvironment:
 
 
 class TestSocketFolder:
-    async def test_it_is_the_replicas_and_closed_to_others(self, replica: pb.ReplicaStatus) -> None:
+    async def test_it_is_nobodys_to_change_once_the_replica_serves(
+        self, replica: pb.ReplicaStatus
+    ) -> None:
         folder = Path(replica.unix_path).parent
         about = folder.stat()
-        assert about.st_uid == await ask(replica, "import os; result = os.getuid()")
-        assert about.st_mode & 0o7777 == 0o770
+        assert about.st_uid == 0
+        assert about.st_mode & 0o7777 == 0o755
         assert folder.parent.stat().st_mode & 0o007 == 0
+        for code in (
+            "os.rename('/run/ignite/s', '/run/ignite/t')",
+            "os.unlink('/run/ignite/s')",
+            "os.symlink('/', '/run/ignite/link')",
+            "os.link('/run/ignite/s', '/run/ignite/t')",
+            "os.chmod('/run/ignite', 0o777)",
+        ):
+            assert await ask(replica, f"import os; {code}") in (-1, -13), code
+        assert os.listdir(folder) == ["s"]
 
-    async def test_it_cannot_fill_the_machines_disk(
-        self, spawner: Spawner, client: Client, replica: pb.ReplicaStatus
+    @pytest.mark.parametrize(
+        "code", ["os.symlink('../../spawner.sock', {0!r})", "open({0!r}, 'w')", "os.mkdir({0!r})"]
+    )
+    async def test_without_a_socket_of_its_own_it_never_serves(
+        self, spawner: Spawner, client: Client, code: str
     ) -> None:
-        app = spawner.app(PROBE)
-        status = await client.ready(app, memory_mb=512)
-        code = "open('/run/ignite/x', 'wb').write(bytes(100 << 20))"
-        assert await ask(status, code) == -errno.ENOSPC
+        app = f"""
+            import os
+            def replace(source, target):
+                os.unlink(source)
+                {code.format("/run/ignite/s")}
+            os.replace = replace
+            def handler(body, context):
+                return "served"
+        """
+        ended = await client.ended(await client.start(spawner.app(app)))
+        assert ended.reason == "StartTimeout"
+        assert ("system", "there is no socket at IGNITE_SOCKET: not ready") in await client.logs(
+            ended.replica_id
+        )
+
+    async def test_it_cannot_fill_the_machines_disk(self, spawner: Spawner, client: Client) -> None:
+        app = """
+            try:
+                open('/run/ignite/x', 'wb').write(bytes(100 << 20))
+            except OSError as error:
+                found = error.errno
+            def handler(body, context):
+                return str(found)
+        """
+        status = await client.ready(spawner.app(app), memory_mb=512)
+        assert (await call(status)).endswith(str(errno.ENOSPC).encode())
         # And what it took, others do not miss.
-        other = await client.ready(app)
+        other = await client.ready(spawner.app(PROBE))
         await client.stop(other.replica_id)
         await client.stop(status.replica_id)
 
-    async def test_nothing_there_can_be_run(self, replica: pb.ReplicaStatus) -> None:
-        code = """
-import os, shutil
-shutil.copy('/bin/true', '/run/ignite/true')
-os.chmod('/run/ignite/true', 0o755)
-os.execv('/run/ignite/true', ['true'])
-"""
-        assert await ask(replica, code) == -errno.EACCES
+    async def test_nothing_there_can_be_run(self, spawner: Spawner, client: Client) -> None:
+        app = """
+            import os, shutil
+            shutil.copy('/bin/true', '/run/ignite/true')
+            os.chmod('/run/ignite/true', 0o755)
+            try:
+                os.execv('/run/ignite/true', ['true'])
+            except OSError as error:
+                found = error.errno
+            def handler(body, context):
+                return str(found)
+        """
+        status = await client.ready(spawner.app(app))
+        assert (await call(status)).endswith(str(errno.EACCES).encode())
+        await client.stop(status.replica_id)
 
     async def test_a_link_left_there_is_not_followed(
         self, spawner: Spawner, client: Client, tmp_path: Path
@@ -338,8 +381,13 @@ os.execv('/run/ignite/true', ['true'])
         kept = tmp_path / "kept"
         kept.mkdir()
         (kept / "file").write_text("x")
-        status = await client.ready(spawner.app(PROBE))
-        await ask(status, f"import os; os.symlink('{kept}', '/run/ignite/link')")
+        app = f"""
+            import os
+            os.symlink('{kept}', '/run/ignite/link')
+            def handler(body, context):
+                return "served"
+        """
+        status = await client.ready(spawner.app(app))
         await client.stop(status.replica_id)
         assert (kept / "file").exists()
         assert not os.path.lexists(Path(status.unix_path).parent)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.isolation.rig import PROBE, ask, neighbour_of, spawner
+from tests.isolation.rig import PROBE, neighbour_of, spawner
 from tests.support.spawner import Client, Spawner, client, needs_bwrap, needs_root
 
 __all__ = ["client", "spawner"]
@@ -39,8 +39,8 @@ for name in (b'\\xff\\xfe', b'a\\nb', b'.0', b'.1', b'-rf', b'*'):
 @pytest.mark.parametrize("tree", TREES)
 async def test_a_replicas_tree_goes_with_it(spawner: Spawner, client: Client, tree: str) -> None:
     async with neighbour_of(spawner, client) as neighbour:
-        status = await client.ready(spawner.app(PROBE), memory_mb=256)
-        await ask(status, TREES[tree].format(place="/run/ignite"))
+        status = await client.ready(_planter(spawner, tree), memory_mb=256)
+        assert len(os.listdir(Path(status.unix_path).parent)) > 1
         ended = await client.stop(status.replica_id)
         assert ended.reason == "Stopped"
         assert not os.path.lexists(Path(status.unix_path).parent)
@@ -49,8 +49,7 @@ async def test_a_replicas_tree_goes_with_it(spawner: Spawner, client: Client, tr
 
 async def test_what_a_killed_spawner_leaves_does_not_stop_the_next(spawner: Spawner) -> None:
     async with spawner.client() as client:
-        status = await client.ready(spawner.app(PROBE), memory_mb=256)
-        await ask(status, DEEP.format(place="/run/ignite"))
+        await client.ready(_planter(spawner, "deep"), memory_mb=256)
     spawner.end(9)
     left = spawner.layout.replicas / ".builds" / "left"
     left.mkdir()
@@ -66,3 +65,9 @@ async def test_what_a_killed_spawner_leaves_does_not_stop_the_next(spawner: Spaw
     assert os.listdir(spawner.layout.replica_sockets) == []
     async with spawner.client() as client:
         await client.stop((await client.ready(spawner.app(PROBE))).replica_id)
+
+
+def _planter(spawner: Spawner, tree: str) -> str:
+    """Return an app that makes a tree beside its socket while it is loaded, when it still can."""
+    code = TREES[tree].format(place="/run/ignite")
+    return spawner.app(f"{code}\ndef handler(body, context):\n    return 'served'\n")

@@ -2,8 +2,10 @@
 
 `replicas/<id>/` holds the log, the passwd file and `state.json`, in a tree that only root can
 change. `run/r/<id>/` holds the socket: the only folder that a replica can write and others look
-into. The run folder belongs to our unprivileged user, who could rename `r` and put a link in its
-place, so `r` is opened once, checked, and used by descriptor from then on.
+into. It can write there until it is ready, and no longer.
+
+The run folder belongs to our unprivileged user, who could rename `r` and put a link in its place,
+so `r` is opened once, checked, and used by descriptor from then on.
 """
 
 import contextlib
@@ -124,6 +126,26 @@ class Folders:
             # After the owner, and by itself: the process' umask took part of the mode away.
             os.chmod(f"/proc/self/fd/{made}", 0o770)  # noqa: S103 - owner and group only
         return made
+
+    def seal(self, folders: ReplicaFolders) -> bool:
+        """Take a replica the right to change its folder; tell whether its socket is one by then.
+
+        Who connects comes by the path and may go where the replica may not: a link in the place of
+        its socket would lead them to any other one. Without root the folder stays the replica's.
+        """
+        folder = os.open(folders.id, _FOLDER, dir_fd=self._sockets)
+        try:
+            if self._is_root:
+                path = f"/proc/self/fd/{folder}"
+                os.chown(path, 0, self._owner.gid)
+                # The replica still looks into it; the folder above keeps everybody else out.
+                os.chmod(path, 0o755)  # noqa: S103
+            about = os.stat(SOCKET_NAME, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(folder)
+        return stat.S_ISSOCK(about.st_mode)
 
     def forget(self, folders: ReplicaFolders) -> None:
         """Remove everything but the log. What ran there must be dead."""

@@ -6,6 +6,7 @@ because the answer comes from a tenant: nothing of it is kept but the status.
 
 import asyncio
 import os
+import stat
 from collections.abc import Awaitable, Callable
 
 _FIRST_PAUSE_SECS = 0.002
@@ -59,7 +60,14 @@ async def _until(check: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def _ask(path: str, health_path: str) -> bool:
-    reader, writer = await asyncio.open_unix_connection(path, limit=4096)
+    # We are root and the folder is still the replica's: a link is not followed to another socket.
+    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(place).st_mode):
+            return False
+        reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{place}", limit=4096)
+    finally:
+        os.close(place)
     try:
         request = f"GET {health_path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         writer.write(request.encode("ascii"))

@@ -114,11 +114,10 @@ class Lives:
         self, record: ReplicaRecord, sandboxed: Running, group: ControlGroup, told: int
     ) -> End:
         assert record.log is not None
-        log = record.log
         record.folders.remember(sandboxed.identity)
         record.set_pid(sandboxed.identity.pid)
-        self._note_ignored_env(record, log)
-        pump = LogPump({sandboxed.stdout: "stdout", sandboxed.stderr: "stderr"}, log.write)
+        self._note_ignored_env(record)
+        pump = LogPump({sandboxed.stdout: "stdout", sandboxed.stderr: "stderr"}, record.log.write)
         pump.start()
         async with asyncio.TaskGroup() as tasks:
             ended = tasks.create_task(sandboxed.wait())
@@ -166,6 +165,9 @@ class Lives:
             return 0.0
         if not is_healthy:
             return bound
+        if not await asyncio.to_thread(self._folders.seal, record.folders):
+            self._note(record, "there is no socket at IGNITE_SOCKET: not ready")
+            return bound
         group.limit_cpu(record.spec.cpu_millicores)
         record.ready(self._clock())
         self._tell(record.status)
@@ -207,12 +209,17 @@ class Lives:
             },
         )
 
-    def _note_ignored_env(self, record: ReplicaRecord, log: ReplicaLog) -> None:
+    def _note_ignored_env(self, record: ReplicaRecord) -> None:
         ignored = sorted(set(record.spec.env) - set(allowed_env(record.spec.env)))
         if ignored:
-            now = int(self._clock().timestamp() * 1000)
             text = f"variables of the platform are not overridden: {', '.join(ignored)}"
-            log.write(LogLine(ts_ms=now, stream=SYSTEM, message=text[:1000]))
+            self._note(record, text[:1000])
+
+    def _note(self, record: ReplicaRecord, text: str) -> None:
+        """Tell the app's owner by its log."""
+        assert record.log is not None
+        now = int(self._clock().timestamp() * 1000)
+        record.log.write(LogLine(ts_ms=now, stream=SYSTEM, message=text))
 
 
 async def _first(futures: "Iterable[asyncio.Future[Any]]", within_secs: float | None) -> None:
