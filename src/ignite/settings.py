@@ -172,6 +172,9 @@ class GatewaySettings(Group):
         le=3600,
         description="A new connection's greeting and each request's head must have come by then.",
     )
+    idle_secs: int = Field(
+        default=600, ge=1, le=86_400, description="A connection without a request is closed then."
+    )
     max_json_body_bytes: PositiveInt = Field(
         default=64 * 1024 * 1024, description="Body bound of the JSON API."
     )

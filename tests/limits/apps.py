@@ -72,6 +72,13 @@ class App:
         """Call it by its host name."""
         return self.server.http("POST", "/", body, host=self.server.host_of(self.name), **more)
 
+    def says(self, body: bytes) -> dict[str, Any]:
+        """Return what the app answers to `body`, as JSON."""
+        answer = self.http(body)
+        assert answer.status == 200, answer
+        said: dict[str, Any] = answer.json()
+        return said
+
     def call(self, method: str, fields: Mapping[str, Any]) -> Any:
         """Call a unary method of ComputeService in the server's organisation."""
         return call(self.server, method, {"organization_name": self.server.org, **fields})

@@ -189,6 +189,8 @@ def _public_server(base: _Base, hints: BuildLineHints, invocations: Invocations)
             drain_grace_secs=settings.server.drain_grace_secs,
             # What Envoy lets pass must not fail here, where the refusal would show the insides.
             metadata_bytes=settings.gateway.max_request_headers_kb * 1024 + _HEADER_OVERHEAD,
+            handshake_secs=settings.gateway.head_secs,
+            idle_secs=settings.gateway.idle_secs,
         ),
     )
 

@@ -130,6 +130,10 @@ def _cluster(name: str, socket: Path, *, http2: bool, keepalive: bool = False) -
     protocol: Config = {"http_protocol_options": {"enable_trailers": True}}
     if http2:
         options: Config = {"max_concurrent_streams": 1000}
+        if name == names.API:
+            # All callers share these connections. Without a table of names, what one of them sends
+            # is never read again for another: gRPC keeps with a name that its value was bad.
+            options["hpack_table_size"] = 0
         if keepalive:
             options["connection_keepalive"] = {"interval": "10s", "timeout": "5s"}
         protocol = {"http2_protocol_options": options}

@@ -135,7 +135,7 @@ def _api_routes(shape: Shape) -> list[Config]:
         {"safe_regex": {"regex": _INVOKE}},
     ]
     return [
-        {"match": {"prefix": "/", "grpc": {}}, "route": _to(names.API)},
+        _grpc(),
         *({"match": match, **_edge()} for match in edge_paths),
         {
             "match": {"prefix": "/v1/ignite/"},
@@ -152,6 +152,17 @@ def _api_routes(shape: Shape) -> list[Config]:
         {"match": {"prefix": "/v1/"}, **_edge()},
         {"match": {"path_separated_prefix": "/mcp"}, **_edge()},
     ]
+
+
+def _grpc() -> Config:
+    """Return the route of native gRPC. What its server would only reset goes no further than here:
+    another method than POST, or a hop on the way that left out `te`."""
+    is_post = {"name": ":method", "string_match": {"exact": "POST"}}
+    return {
+        "match": {"prefix": "/", "grpc": {}, "headers": [is_post]},
+        "route": _to(names.API),
+        "request_headers_to_add": [overwrite("te", "trailers")],
+    }
 
 
 def _to(cluster: str) -> Config:

@@ -33,7 +33,10 @@ _VIA = r"(?i)x[-_]ignite[-_](via|error|overflow)"
 
 def public_listener(shape: Shape) -> Config:
     """Return the listener of everyone."""
-    chain: Config = {"filters": [_http(_public_manager(shape))]}
+    chain: Config = {
+        "filters": [_http(_public_manager(shape))],
+        "transport_socket_connect_timeout": f"{shape.head_secs}s",
+    }
     if shape.has_tls:
         chain["transport_socket"] = _tls(shape)
     address = {"address": _ip(shape.listen_host), "port_value": shape.listen_port}
@@ -44,8 +47,20 @@ def public_listener(shape: Shape) -> Config:
         "address": {"socket_address": address},
         "filter_chains": [chain],
         "per_connection_buffer_limit_bytes": 256 * 1024,
+        "socket_options": keepalive(),
         **({"listener_filters": [_tls_inspector()]} if shape.has_tls else {}),
     }
+
+
+def keepalive() -> list[Config]:
+    """Return what makes the kernel ask silent clients: streams may be silent for hours, and one
+    whose client is gone without a word would stay for good."""
+    tcp, keep, idle, interval, count = 6, (1, 9), 4, 5, 6
+    options = ((*keep, 1), (tcp, idle, 120), (tcp, interval, 15), (tcp, count, 6))
+    return [
+        {"level": level, "name": name, "int_value": value, "state": "STATE_PREBIND"}
+        for level, name, value in options
+    ]
 
 
 def internal_listener(shape: Shape) -> Config:
@@ -137,7 +152,7 @@ def _manager(name: str, shape: Shape) -> Config:
         "server_header_transformation": "PASS_THROUGH",
         "max_request_headers_kb": shape.max_request_headers_kb,
         "common_http_protocol_options": {
-            "idle_timeout": "3600s",
+            "idle_timeout": f"{shape.idle_secs}s" if name == names.PUBLIC else "3600s",
             "max_headers_count": 200,
             "headers_with_underscores_action": "ALLOW",
         },
@@ -146,7 +161,7 @@ def _manager(name: str, shape: Shape) -> Config:
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         # Routes say how long their streams may stand still; the default of 5 minutes is for none.
         "stream_idle_timeout": "0s",
-        "request_headers_timeout": "30s",
+        "request_headers_timeout": f"{shape.head_secs}s",
         "delayed_close_timeout": "1s",
         # An app gets the path as it was sent.
         "normalize_path": False,

@@ -123,6 +123,8 @@ def shape_of(inputs: Inputs) -> Shape:
         or bool(settings.identity.external_jwks_url),
         jwks_cache_secs=max(settings.identity.key_publish_secs / 2, 1.0),
         max_request_headers_kb=settings.gateway.max_request_headers_kb,
+        head_secs=settings.gateway.head_secs,
+        idle_secs=settings.gateway.idle_secs,
         max_json_body_bytes=settings.gateway.max_json_body_bytes,
         default_max_concurrency=settings.runtime.max_concurrency,
         internal_socket=inputs.layout.internal_socket,

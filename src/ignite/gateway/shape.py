@@ -37,6 +37,8 @@ class Shape:
     checks_tokens: bool
     jwks_cache_secs: float
     max_request_headers_kb: int
+    head_secs: int
+    idle_secs: int
     max_json_body_bytes: int
     default_max_concurrency: int
     internal_socket: Path

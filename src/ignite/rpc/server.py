@@ -75,7 +75,7 @@ class ServerOptions:
     metadata_bytes: int = 32 * 1024
     streams_per_connection: int = 1000
     handshake_secs: float = 20.0
-    idle_secs: float = 3600.0
+    idle_secs: float = 600.0
 
 
 @dataclass(slots=True)
