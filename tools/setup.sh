@@ -16,6 +16,7 @@ missing_packages() {
   local path="$PATH:/usr/sbin:/sbin"
   PATH=$path command -v bwrap >/dev/null || echo bubblewrap
   PATH=$path command -v nft >/dev/null || echo nftables
+  PATH=$path command -v ip >/dev/null || echo iproute2
   PATH=$path ldconfig -p 2>/dev/null | grep -q 'libseccomp\.so\.2' || echo libseccomp2
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
   if [ ! -x "$venv/bin/python" ]; then

@@ -202,7 +202,7 @@ class RuntimeSettings(Group):
     """Replicas on this machine."""
 
     egress: Literal["auto", "none", "filtered", "host"] = Field(
-        default="none",
+        default="auto",
         description="Network of app code: none (loopback only), filtered (the internet and nothing "
         "else; needs root, nftables and iproute2), auto (filtered where the machine can, else "
         "none), or the host's, unrestricted.",

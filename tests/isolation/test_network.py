@@ -366,6 +366,27 @@ class TestCompiles:
         assert set(found[4:]) <= {111, 113}
 
 
+class TestNone:
+    """The strictest of the settings."""
+
+    async def test_there_is_loopback_alone(self, tmp_path: Path, outside: Internet) -> None:
+        for name, way in WAYS.items():
+            env = {**way, "IGNITE__RUNTIME__EGRESS": "none"}
+            made = Spawner(tmp_path / name, env=env)
+            made.start()
+            try:
+                async with made.client() as client:
+                    status = await client.ready(made.app(PROBE))
+                    text = await ask(status, "result = open('/proc/net/dev').read()")
+                    lines = [line for line in text.splitlines() if ":" in line]
+                    assert [line.split(":")[0].strip() for line in lines] == ["lo"]
+                    for address in (outside.address, *own_addresses()):
+                        assert await connect(status, address, 80) in (101, 111), address
+                    assert await ask(status, "import os; os.stat('/etc/resolv.conf')") == -2
+            finally:
+                made.close()
+
+
 class TestLife:
     @pytest.fixture
     def made(self, tmp_path: Path) -> Iterator[Spawner]:
