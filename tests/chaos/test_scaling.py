@@ -9,6 +9,8 @@ from tests.chaos.load import loaded
 from tests.chaos.test_changes import check_runs
 from tests.e2e.server import Server
 
+from ignite.v1.ignite_common_pb2 import SCALE_METRIC_CONCURRENCY
+
 BURST = 20
 OFFSETS = (0.0, 0.03, 0.1) if not LONG_SECS else (0.0, 0.01, 0.03, 0.06, 0.1, 0.2)
 
@@ -86,6 +88,25 @@ class TestFromZero:
         check_runs(app, load.report)
         assert len(load.report.replicas) == 1
         assert len(starts(app)) == started + 1
+
+    async def test_burst_on_a_cold_app_starts_no_more_than_its_most_replicas(
+        self, server: Server, make_app: MakeApp, show: Show
+    ) -> None:
+        scaling = {"max_replicas": 5, "scale_metric": SCALE_METRIC_CONCURRENCY}
+        app = await asyncio.to_thread(
+            lambda: make_app(server, "most", **scaling, scale_threshold=10)
+        )
+        await asyncio.to_thread(app.asleep)
+        started = starts(app)
+        async with loaded(app.target, rate=0) as load:
+            # Long enough that the autoscaler looks while they wait.
+            for _ in range(200):
+                load.send("secs=3")
+            await load.until(lambda report: all(call.done_at for call in report.calls))
+        show(load.report)
+        load.report.check()
+        assert 2 <= len(starts(app) - started) <= 5
+        assert 2 <= len(load.report.replicas) <= 5
 
     async def test_request_after_idling_is_answered_at_any_age_of_the_idleness(
         self, server: Server, make_app: MakeApp, show: Show

@@ -41,13 +41,15 @@ async def report(
     secs: float,
     in_flight: int | None = None,
     idle_since: datetime | None = None,
+    *,
+    rate: float = 0,
 ) -> None:
     """Report once a second; `in_flight` None: a gateway that knows nothing of the key."""
     for _ in range(int(secs)):
         demands = {}
         if in_flight is not None:
             demands[KEY] = DemandReport(
-                requests_per_second=0, in_flight=in_flight, idle_since=idle_since
+                requests_per_second=rate, in_flight=in_flight, idle_since=idle_since
             )
         autoscaler.report("gw", demands)
         await asyncio.sleep(1)
@@ -83,6 +85,73 @@ async def test_idle_counts_from_the_last_zero() -> None:
         assert autoscaler.desired(KEY) == 1
         await report(autoscaler, 3, in_flight=0, idle_since=last_zero)
         assert autoscaler.desired(KEY) == 0
+
+
+async def test_an_app_that_was_idle_for_an_hour_wakes_for_a_whole_period() -> None:
+    async with deciding() as autoscaler:
+        autoscaler.track(KEY, POLICY)
+        autoscaler.wake(KEY)
+        await report(autoscaler, 2, in_flight=1)
+        last_zero = loop_now()
+        await report(autoscaler, 3600, in_flight=0, idle_since=last_zero)
+        assert autoscaler.desired(KEY) == 0
+        autoscaler.wake(KEY)
+        # The gateway's last zero is still that of an hour ago.
+        await report(autoscaler, 29, in_flight=0, idle_since=last_zero)
+        assert autoscaler.desired(KEY) == 1
+        await report(autoscaler, 3, in_flight=0, idle_since=last_zero)
+        assert autoscaler.desired(KEY) == 0
+
+
+@pytest.mark.parametrize("metric", [ScaleMetric.REQUEST_RATE, ScaleMetric.CONCURRENCY])
+async def test_a_request_longer_than_the_window_of_the_rate_keeps_its_replica(
+    metric: ScaleMetric,
+) -> None:
+    async with deciding() as autoscaler:
+        autoscaler.track(KEY, replace(POLICY, metric=metric))
+        autoscaler.wake(KEY)
+        await report(autoscaler, 60, in_flight=1, rate=1 / 60)
+        await report(autoscaler, 600, in_flight=1, rate=0)
+        assert autoscaler.desired(KEY) == 1
+
+
+async def test_a_burst_at_the_moment_of_scale_in_has_all_replicas_again() -> None:
+    async with deciding() as autoscaler:
+        heard: list[int] = []
+        autoscaler.on_change(lambda key: heard.append(autoscaler.desired(key)))
+        autoscaler.track(KEY, POLICY)
+        await report(autoscaler, 3, in_flight=45)
+        while autoscaler.desired(KEY) == 5:
+            await report(autoscaler, 1, in_flight=5)
+        await report(autoscaler, 2, in_flight=45)
+        assert autoscaler.desired(KEY) == 5
+        assert heard == [5, 1, 5]
+
+
+async def test_a_burst_at_the_moment_of_scale_to_zero_has_a_whole_period() -> None:
+    async with deciding() as autoscaler:
+        autoscaler.track(KEY, POLICY)
+        autoscaler.wake(KEY)
+        last_zero = loop_now()
+        while autoscaler.desired(KEY):
+            await report(autoscaler, 1, in_flight=0, idle_since=last_zero)
+        autoscaler.wake(KEY)
+        assert autoscaler.desired(KEY) == 1
+        await report(autoscaler, 2, in_flight=200)
+        assert autoscaler.desired(KEY) == 5
+        await report(autoscaler, 29, in_flight=0)
+        assert autoscaler.desired(KEY) > 0
+
+
+async def test_a_burst_on_a_cold_app_asks_for_no_more_than_its_ceiling() -> None:
+    async with deciding() as autoscaler:
+        heard: list[int] = []
+        autoscaler.on_change(lambda key: heard.append(autoscaler.desired(key)))
+        autoscaler.track(KEY, POLICY)
+        for _ in range(200):
+            autoscaler.wake(KEY)
+        await report(autoscaler, 10, in_flight=200)
+        assert heard == [1, 5]
 
 
 async def test_held_requests_start_a_replica_although_the_wake_was_lost() -> None:
