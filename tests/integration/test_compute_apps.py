@@ -1,6 +1,8 @@
 """Apps over gRPC on a real Postgres: create, read, configure, delete."""
 
 import asyncio
+import itertools
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,33 @@ class TestReading:
             if not cursor:
                 break
         assert found == sorted(names)
+
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_what_is_there_all_along_is_listed_once_whatever_comes_and_goes(
+        self, compute: Compute, seed: int
+    ) -> None:
+        chance = random.Random(seed)
+        names = {f"{chance.choice('abc')}{chance.choice('-.0a')}{number}" for number in range(9)}
+        for name in names:
+            await compute.create(name)
+        stayed, found, cursor = set(names), [], ""
+        for step in itertools.count():
+            page = await compute.call("ListApps", pb.ListAppsRequest(limit=2, cursor=cursor))
+            found += [app.name for app in page.apps]
+            cursor = page.next_cursor
+            if not cursor:
+                break
+            # The one that the cursor names goes too, sometimes.
+            gone = chance.choice([found[-1], chance.choice(sorted(names))])
+            await compute.call("DeleteApp", pb.DeleteAppRequest(app_name=gone))
+            names.discard(gone)
+            stayed.discard(gone)
+            if step < 4:
+                come = f"{chance.choice('abc')}.new{step}"
+                await compute.create(come)
+                names.add(come)
+        assert found == sorted(set(found))
+        assert stayed <= set(found)
 
     async def test_foreign_cursor_is_refused(self, compute: Compute) -> None:
         code, text = await compute.refused("ListApps", pb.ListAppsRequest(cursor="nonsense"))

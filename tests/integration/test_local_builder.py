@@ -18,7 +18,7 @@ from tests.unit.runtimes.test_python_compile import make_wheel
 from ignite.builders.local import LocalBuilder
 from ignite.domain.builds import Build, BuildState
 from ignite.domain.errors import PermanentError
-from ignite.domain.identity import OrganizationName
+from ignite.domain.identity import OrganizationId, OrganizationName
 from ignite.domain.versions import Code, CodeKind, Language, Runtime
 from ignite.internal.v1 import replicas_pb2 as pb
 from ignite.settings import BuildSettings, LimitSettings
@@ -53,6 +53,7 @@ class Bench:
             deploy_id="dep_1",
             app_id=1,
             organization=ACME,
+            organization_id=OrganizationId("01ACME"),
             app_name="app",
             code=Code(
                 kind=CodeKind.SDK,

@@ -170,8 +170,8 @@ class LocalBuilder:
         return pb.BuildSpec(
             build_id=work.name,
             organization_name=build.organization,
-            # Names are unique, and the name is what a Build knows.
-            organization_id=build.organization,
+            # Its cache is the organisation's own: a name that is taken again inherits none.
+            organization_id=build.organization_id,
             runtime=pb.LanguageRuntime(
                 language=build.code.runtime.language, version=toolchain.version
             ),

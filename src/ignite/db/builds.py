@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import bindparam, func, insert, or_, select, update
+from sqlalchemy import bindparam, func, insert, literal, or_, select, update
 
 from ignite.db import tables, values
 from ignite.db.connection import Connection, prepared
@@ -14,6 +14,16 @@ from ignite.domain.versions import Code
 
 _builds = tables.builds
 _lines = tables.build_lines
+_apps = tables.apps
+_COLUMNS = (
+    *_builds.columns,
+    # An app never changes hands.
+    select(_apps.c.organization_id)
+    .where(_apps.c.id == _builds.c.app_id)
+    .correlate(_builds)
+    .scalar_subquery()
+    .label("organization_id"),
+)
 _ADD_LINE = prepared(
     insert(_lines).values({column.name: bindparam(column.name) for column in _lines.columns})
 )
@@ -38,7 +48,7 @@ class BuildStore:
                 **values.code_to_columns(code),
                 state=BuildState.PENDING.value,
             )
-            .returning(_builds)
+            .returning(*_builds.columns, literal(app.organization_id).label("organization_id"))
         )
         return values.build_of(row.one())
 
@@ -47,7 +57,7 @@ class BuildStore:
 
         Locks are taken in one order by all: the app, the build, its versions.
         """
-        query = select(_builds).where(_builds.c.app_id == app_id, _builds.c.id == build_id)
+        query = select(*_COLUMNS).where(_builds.c.app_id == app_id, _builds.c.id == build_id)
         if lock:
             query = query.with_for_update(key_share=True)
         row = await self._connection.execute(query)
@@ -57,7 +67,7 @@ class BuildStore:
     async def by_deploy_id(self, organization: str, deploy_id: str) -> Build | None:
         """Return the organisation's build with this deploy id, or None."""
         row = await self._connection.execute(
-            select(_builds).where(
+            select(*_COLUMNS).where(
                 _builds.c.deploy_id == deploy_id, _builds.c.organization == organization
             )
         )
@@ -111,7 +121,7 @@ class BuildStore:
                 lease_token=token,
                 lease_expires_at=func.now() + duration,
             )
-            .returning(_builds)
+            .returning(*_COLUMNS)
         )
         found = row.one_or_none()
         if found is None:

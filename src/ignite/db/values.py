@@ -214,6 +214,7 @@ def build_of(row: Row) -> Build:
         deploy_id=row["deploy_id"],
         app_id=row["app_id"],
         organization=OrganizationName(row["organization"]),
+        organization_id=OrganizationId(row["organization_id"]),
         app_name=row["app_name"],
         code=code_of(row),
         state=BuildState(row["state"]),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from ignite.domain.identity import OrganizationName
+from ignite.domain.identity import OrganizationId, OrganizationName
 from ignite.domain.versions import Code
 
 
@@ -44,6 +44,7 @@ class Build:
     deploy_id: str
     app_id: int
     organization: OrganizationName
+    organization_id: OrganizationId
     app_name: str
     code: Code
     state: BuildState

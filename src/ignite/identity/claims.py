@@ -84,9 +84,7 @@ def _checked(name: object, identifier: object) -> Organization:
 
 
 def _words(claim: object) -> frozenset[str]:
-    """Return a list of words, or one string of them; anything else grants nothing."""
-    if isinstance(claim, str):
-        return frozenset(claim.split())
+    """Return the words of a list; anything else grants nothing, as at Envoy, which asks a list."""
     if isinstance(claim, list):
         return frozenset(word for word in claim if isinstance(word, str))
     return frozenset()

@@ -20,7 +20,7 @@ from ignite.builders.indexes import configured_index
 from ignite.builders.local import LocalBuilder
 from ignite.domain.builds import Build, BuildState
 from ignite.domain.errors import NotFound, PermanentError, TemporaryError, Unavailable
-from ignite.domain.identity import OrganizationName
+from ignite.domain.identity import OrganizationId, OrganizationName
 from ignite.domain.versions import Code, CodeKind, Language, Runtime
 from ignite.internal.v1 import replicas_pb2 as pb
 from ignite.internal.v1 import replicas_pb2_grpc
@@ -29,6 +29,7 @@ from ignite.sandbox.interpreters import python_interpreters
 from ignite.settings import BuildSettings, LimitSettings, RuntimeSettings
 
 ACME = OrganizationName("acme")
+ACME_ID = OrganizationId("01ACME")
 GOOD = b"def handler(payload, ctx):\n    return payload\n"
 SCRIPT = Path(__file__).parents[3] / "src/ignite/runtimes/python/compile.py"
 
@@ -164,6 +165,7 @@ class Bench:
             deploy_id="dep_1",
             app_id=1,
             organization=ACME,
+            organization_id=ACME_ID,
             app_name="app",
             code=code,
             state=BuildState.RUNNING,
@@ -241,6 +243,14 @@ class TestBuilding:
         result = await bench.builder.build(bench.take(GOOD, version=""), bench.log)
         assert result.runtime_version == python_interpreters(RuntimeSettings())["3.11"].version
         assert bench.spawner.specs[0].runtime.version == "3.11"
+
+    async def test_the_cache_is_that_of_the_organisation_and_not_of_its_name(
+        self, bench: Bench
+    ) -> None:
+        await bench.build(bench.take(GOOD))
+        heir = replace(bench.take(GOOD + b"# heir\n"), organization_id=OrganizationId("02ACME"))
+        await bench.build(heir)
+        assert [spec.organization_id for spec in bench.spawner.specs] == ["01ACME", "02ACME"]
 
     async def test_the_bounds_reach_the_sandbox(self, bench: Bench) -> None:
         await bench.build(bench.take(GOOD))

@@ -403,10 +403,23 @@ class TestRoles:
         assert self.READ(claims).scopes == {Scope.INVOKE_MODEL}
 
     @pytest.mark.parametrize(
-        "access", [None, "ignite.admin", ["ignite.admin"], {"roles": {"ignite.admin": 1}}, {}]
+        "access",
+        [
+            None,
+            "ignite.admin",
+            ["ignite.admin"],
+            {"roles": {"ignite.admin": 1}},
+            # Envoy looks for a word in a list: what it would refuse grants nothing here either.
+            {"roles": "ignite.admin ignite.model-user"},
+            {"roles": "ignite.admin"},
+            {},
+        ],
     )
     def test_roles_elsewhere_grant_nothing(self, access: object) -> None:
         assert self.READ({**GOOD, "realm_access": access}).scopes == frozenset()
+
+    def test_our_scopes_are_a_list_too(self) -> None:
+        assert built_in_principal({**GOOD, "scopes": "GetApp"}).scopes == frozenset()
 
     def test_scopes_of_another_issuer_grant_nothing(self) -> None:
         assert self.READ({**GOOD, "scopes": ["Admin"]}).scopes == frozenset()

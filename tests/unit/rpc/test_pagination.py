@@ -28,6 +28,9 @@ parts = st.one_of(
     st.integers(min_value=-(2**63), max_value=2**63 - 1),
 )
 
+NAMES = st.text(alphabet="abcz019-.", min_size=1, max_size=40)
+CURSOR_CHARS = "ABCZabcz0189-_=+/ \n\0é"
+
 
 def encoded(value: object) -> str:
     text = json.dumps(value, separators=(",", ":")).encode()
@@ -73,6 +76,21 @@ class TestCursor:
             return
         with pytest.raises(InvalidArgument):
             decode_cursor("apps", encoded(value), [str])
+
+    @given(name=NAMES, place=st.integers(min_value=0), char=st.sampled_from(CURSOR_CHARS))
+    def test_tampering_gives_another_place_or_a_refusal(
+        self, name: str, place: int, char: str
+    ) -> None:
+        cursor = encode_cursor("apps", [name])
+        place %= len(cursor)
+        changed = cursor[:place] + char + cursor[place + 1 :]
+        try:
+            found = decode_cursor("apps", changed, [str])
+        except InvalidArgument:
+            return
+        # Never two cursors for one place, and never a part of another shape.
+        assert found is not None
+        assert encode_cursor("apps", found) == changed
 
     @pytest.mark.parametrize(
         ("value", "shape"),
