@@ -26,6 +26,7 @@ from ignite.layout import Layout
 from ignite.secretstores.client import VaultClient
 from ignite.secretstores.embedded import EmbeddedOpenBao, UnsealKeyMissing
 from ignite.secretstores.policies import slot_path
+from ignite.secretstores.probe import serves
 from ignite.secretstores.vault import VaultPlatformSecrets, VaultSecretStore
 from ignite.settings import LogSettings, VaultSettings
 
@@ -286,6 +287,17 @@ async def test_only_the_unix_socket_serves(data: Path) -> None:
         assert await VaultSecretStore(client).list(ACME) == ()
         await client.close()
         assert os.stat(server["address"].removeprefix("unix://")).st_mode & 0o077 == 0
+
+
+async def test_who_is_not_let_in_is_not_served(data: Path) -> None:
+    assert not await serves(data / "nothing", VaultSettings())
+    with serving("openbao", data) as server:
+        path = Path(server["address"].removeprefix("unix://"))
+        good = vault_settings(server)
+        assert await serves(path, good)
+        wrong = {"secret_id": SecretStr("wrong")}, {"mount": "elsewhere"}
+        for change in wrong:
+            assert not await serves(path, good.model_copy(update=change))
 
 
 def ask(port: int) -> None:

@@ -14,16 +14,14 @@ import secrets
 import shutil
 from pathlib import Path
 
-import hvac
 from pydantic import SecretStr
 
 from ignite.children import ChildSpec
 from ignite.children.leftovers import kill_processes_in
-from ignite.domain.errors import Unavailable
 from ignite.layout import Layout
 from ignite.privileges import Owner, make_folder, sync_folder, write_private
 from ignite.secretstores import policies
-from ignite.secretstores.client import VaultClient
+from ignite.secretstores.probe import serves
 from ignite.settings import LogSettings, VaultSettings
 
 logger = logging.getLogger(__name__)
@@ -214,25 +212,12 @@ class EmbeddedOpenBao:
         """Tell whether we can log in and use the mount; ends the first start for good."""
         if not self._layout.openbao_socket.exists():
             return False
-        client = VaultClient(self.settings())
-        try:
-            await client.as_platform(_touch)
-        except Unavailable:
+        if not await serves(self._layout.openbao_socket, self.settings()):
             return False
-        finally:
-            await client.close()
         if self._unfinished.exists():
             self._unfinished.unlink()
             sync_folder(self._home)
         return True
-
-
-def _touch(client: hvac.Client) -> None:
-    """Read a document that need not be there; fails while the mount is being made."""
-    try:
-        client.secrets.kv.v2.read_secret_metadata("platform/probe", mount_point=_MOUNT)
-    except hvac.exceptions.InvalidPath:
-        return
 
 
 def _update(name: str, path: str, **data: object) -> dict[str, object]:
