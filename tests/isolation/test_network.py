@@ -124,6 +124,10 @@ def tables() -> str:
     return done.stdout
 
 
+def flush(spawner: Spawner) -> None:
+    subprocess.run(["nft", "delete", "table", "inet", table_of(spawner)], check=True)
+
+
 def table_of(spawner: Spawner) -> str:
     return f"ignite_{spawner.layout.run.name}"
 
@@ -429,6 +433,15 @@ class TestLife:
             assert table_of(other) in tables()
         finally:
             other.close()
+
+    async def test_rules_that_another_program_flushes_come_back(self, made: Spawner) -> None:
+        flush(made)
+        async with asyncio.timeout(20):
+            while table_of(made) not in tables():  # noqa: ASYNC110 - the kernel tells nobody
+                await asyncio.sleep(0.05)
+        async with made.client() as client:
+            status = await client.ready(made.app(PROBE))
+            assert await connect(status, METADATA, 80) == 113
 
     async def test_exceptions_are_reached_by_those_they_are_for(self, tmp_path: Path) -> None:
         with internet() as private:

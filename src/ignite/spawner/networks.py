@@ -9,6 +9,7 @@ import contextlib
 import logging
 import secrets
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PREMADE = 4
 RETRY_SECS = 10.0
+LOOK_SECS = 2.0
 RESOLVE_SECS = 5.0
 _TRIES = 200
 
@@ -51,6 +53,8 @@ class Networks:
         self._names = NameServer(Resolvers(runtime.resolvers))
         self._mtu = 0
         self._next = 0
+        # Namespaces are made by threads.
+        self._lock = threading.Lock()
         self._used: set[int] = set()
         self._ready: deque[tuple[int, Namespace]] = deque()
         self._taken: dict[int, int] = {}
@@ -70,24 +74,26 @@ class Networks:
                 self._set_up()
             except NetworkFailed as error:
                 why = str(error)
-                self._plan = None
+                self._plan = self._machine = None
                 self._names.close()
         self.egress = decide(self._runtime, self._build, why)
         return self.egress
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Answer for names and keep some namespaces ready, until cancelled."""
-        if self._plan is None:
+        machine = self._machine
+        if machine is None:
             ready()
             await asyncio.Event().wait()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._names.run(), name="names")
+                tasks.create_task(self._keep_up(machine), name="rules")
                 if self.egress.replicas == "filtered":
                     tasks.create_task(self._fill(), name="networks")
                 ready()
         finally:
-            await asyncio.shield(asyncio.to_thread(self._take_down))
+            await asyncio.shield(asyncio.to_thread(self._take_down, machine))
 
     async def take(self, kind: Kind) -> Namespace | None:
         """Return a namespace, None where such code has none. Raises NetworkFailed."""
@@ -155,15 +161,25 @@ class Networks:
             namespace.close()
             self._used.discard(number)
 
-    def _take_down(self) -> None:
-        assert self._machine is not None
+    def _take_down(self, machine: Machine) -> None:
         while self._ready:
             self._ready.popleft()[1].close()
         self._names.close()
         try:
-            self._machine.take_down()
+            machine.take_down()
         except NetworkFailed as error:
             logger.warning("network not taken down", extra={"why": str(error)})
+
+    async def _keep_up(self, machine: Machine) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECS)
+            try:
+                if await asyncio.to_thread(machine.keep_up):
+                    logger.error(
+                        "rules or routes were changed by another program; the network is put up again"
+                    )
+            except NetworkFailed as error:
+                logger.error("the network is not as it should be", extra={"why": str(error)})
 
     async def _fill(self) -> None:
         while True:
@@ -171,8 +187,8 @@ class Networks:
             try:
                 while len(self._ready) < PREMADE:
                     self._ready.append(await asyncio.to_thread(self._make, Kind.REPLICA))
-            except NetworkFailed as error:
-                logger.warning("network namespace not made", extra={"why": str(error)})
+            except Exception:  # none made ahead costs time alone
+                logger.exception("network namespace not made")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECS):
                         await self._wanted.wait()
@@ -198,12 +214,13 @@ class Networks:
         raise NetworkFailed("no address is free")
 
     def _take_number(self, size: int) -> int:
-        for _ in range(size):
-            number = self._next
-            self._next = (self._next + 1) % size
-            if number not in self._used:
-                self._used.add(number)
-                return number
+        with self._lock:
+            for _ in range(size):
+                number = self._next
+                self._next = (self._next + 1) % size
+                if number not in self._used:
+                    self._used.add(number)
+                    return number
         raise NetworkFailed(f"all {size} addresses are in use")
 
 

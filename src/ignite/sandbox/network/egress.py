@@ -5,12 +5,13 @@ for compiles, which are nothing without one, to the machine's, and the report sa
 """
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
 from ignite.sandbox.network.machine import Machine, NetworkTools, find_tools
 from ignite.sandbox.network.namespaces import NetworkFailed
-from ignite.sandbox.network.plan import Kind, Plan, WrongNetwork, networks
+from ignite.sandbox.network.plan import Kind, Plan, networks
 from ignite.settings import BuildSettings, RuntimeSettings
 
 Way = Literal["none", "filtered", "host"]
@@ -49,6 +50,8 @@ def is_wanted(runtime: RuntimeSettings, build: BuildSettings) -> bool:
 def plan_of(tag: str, runtime: RuntimeSettings, build: BuildSettings) -> Plan:
     """Return the plan that the settings ask for; raises NetworkFailed naming a wrong one."""
     try:
+        for resolver in runtime.resolvers:
+            ip_address(resolver)
         (whole,) = networks([runtime.network_range])
         plan = Plan(
             tag=tag,
@@ -59,7 +62,7 @@ def plan_of(tag: str, runtime: RuntimeSettings, build: BuildSettings) -> Plan:
                 (Kind.BUILD, networks(build.egress_allow)),
             ),
         )
-    except WrongNetwork as error:
+    except ValueError as error:
         raise NetworkFailed(str(error)) from error
     if whole.prefixlen > _LONGEST_PREFIX:
         raise NetworkFailed(f"{whole} is too small: /{_LONGEST_PREFIX} is the least")

@@ -84,6 +84,8 @@ class Machine:
         self._tools = tools
         self._run = run
         self._alive = -1
+        self._names_port = 0
+        self._exceptions: dict[Kind, set[IPv4Network]] = {}
 
     def check(self, guarded: tuple[str, ...] = ()) -> None:
         """Find out whether it could be put up, and change nothing; raises NetworkFailed."""
@@ -94,23 +96,35 @@ class Machine:
 
     def put_up(self, *, names_port: int) -> tuple[str, ...]:
         """Forward on the uplinks and load the table; return the uplinks. Raises NetworkFailed."""
-        allowed = [network for _, networks in self._plan.allowed for network in networks]
-        ways = (*uplinks(self._tools), *ways_to(self._tools, allowed))
-        found = tuple(dict.fromkeys(ways))
+        self._names_port = names_port
         with self._locked():
             self._alive = self._try_lock(self._plan.table)
             if self._alive < 0:
                 raise NetworkFailed("another process has the network of this installation")
             self._sweep()
-            guarded = self._forward(found)
-            self.load(self._table(names_port, guarded))
-        return found
+            return self._load()
+
+    def keep_up(self) -> bool:
+        """Put up again what another program took away; True where it had. Raises NetworkFailed.
+
+        Whoever loads rules of his own may well flush all there are, and default routes change.
+        """
+        ways = self._ways()
+        forwarding = [(_CONF / name / "forwarding") for name in ways]
+        with contextlib.suppress(OSError):
+            is_on = all(place.read_text().strip() == "1" for place in forwarding)
+            if is_on and self._plan.table in self._tables():
+                return False
+        with self._locked():
+            self._load()
+        return True
 
     def allow(self, kind: Kind, networks: Sequence[IPv4Network]) -> None:
         """Add exceptions while the table is up; raises NetworkFailed."""
         with self._locked():
             self._forward(ways_to(self._tools, networks))
             self.load(rules.allow(self._plan, kind, networks))
+        self._exceptions.setdefault(kind, set()).update(networks)
 
     def load(self, text: str) -> None:
         """Load rules, all of them or none; raises NetworkFailed."""
@@ -134,6 +148,20 @@ class Machine:
     @property
     def _changes(self) -> Path:
         return self._run / "forwarding.json"
+
+    def _ways(self) -> tuple[str, ...]:
+        allowed = [network for _, networks in self._plan.allowed for network in networks]
+        allowed += [network for networks in self._exceptions.values() for network in networks]
+        found = (*uplinks(self._tools), *ways_to(self._tools, allowed))
+        return tuple(dict.fromkeys(found))
+
+    def _load(self) -> tuple[str, ...]:
+        ways = self._ways()
+        text = self._table(self._names_port, self._forward(ways))
+        for kind, networks in self._exceptions.items():
+            text += rules.allow(self._plan, kind, networks)
+        self.load(text)
+        return ways
 
     def _table(self, names_port: int, guarded: tuple[str, ...]) -> str:
         return rules.table(self._plan, names_port=names_port, guarded=guarded)

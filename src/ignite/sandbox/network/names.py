@@ -149,6 +149,9 @@ class NameServer:
     ) -> None:
         try:
             answer = await self._resolvers.ask(question)
+        except Exception:  # one question that cannot be asked must not end the answers to all
+            logger.exception("name not looked up")
+        else:
             with contextlib.suppress(OSError):
                 loop = asyncio.get_running_loop()
                 async with asyncio.timeout(ANSWER_SECS):
