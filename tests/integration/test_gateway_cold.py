@@ -348,6 +348,24 @@ class TestRelay:
             await rig.controllers.put(route)
         return asked.result()
 
+    async def test_caches_are_told_that_an_open_app_s_answer_depends_on_the_origin(
+        self, rig: Rig
+    ) -> None:
+        async def gzip(_: Seen) -> Answered:
+            return Answered(headers=[("vary", "accept-encoding")])
+
+        replica = await rig.replica(gzip)
+        route = await self.wake(rig, "coldvary", replica, allow_unauthenticated=True)
+        asks = [("origin", "https://x.y")]
+        async with asyncio.TaskGroup() as tasks:
+            asked = tasks.create_task(rig.get(rig.host("coldvary"), token=None, headers=asks))
+            await until_held(rig, route.key, 1)
+            await rig.controllers.put(route)
+        got = asked.result()
+        assert got.header("access-control-allow-origin") == "https://x.y"
+        vary = {word for n, value in got.headers if n == "vary" for word in value.split(",")}
+        assert {word.strip() for word in vary} == {"accept-encoding", "Origin"}
+
     async def test_large_bodies_both_ways(self, rig: Rig) -> None:
         async def echo(seen: Seen) -> Answered:
             return Answered(

@@ -104,6 +104,23 @@ class TestWarm:
         assert [await ask(v) for v in (None, 1, 2)] == [b"two", b"one", b"two"]
         assert (await rig.get(rig.host("vers"))).body == b"two"
 
+    async def test_what_the_activator_refuses_for_a_full_app_is_marked_as_ours(
+        self, rig: Rig
+    ) -> None:
+        async def full(_: Seen) -> Answered:
+            forged = [("x-ignite-error", "Forged"), ("x-ignite-overflow", "full")]
+            return Answered(status=503, headers=forged)
+
+        await rig.controllers.settle(rig.route("full", await rig.replica(full)))
+        with pytest.raises(Unavailable) as caught:
+            async with rig.dispatcher.dispatch(call("full")):
+                pass
+        assert caught.value.reason == "Overloaded"
+        got = await rig.get(rig.host("full"))
+        assert (got.status, got.json()["code"]) == (503, 14)
+        ours = {name: value for name, value in got.headers if name.startswith("x-ignite-error")}
+        assert ours == {"x-ignite-error": "Overloaded"}
+
     async def test_connections_are_used_again(self, rig: Rig) -> None:
         await rig.controllers.settle(rig.route("again", await rig.replica()))
         for method in ("GET", "HEAD", "POST"):

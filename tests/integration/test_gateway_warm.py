@@ -212,6 +212,7 @@ class TestAnonymous:
         assert not replica.seen
         got = await rig.get(rig.host("cors"), token=None, headers=[("origin", "https://x.y")])
         assert got.header("access-control-allow-origin") == "https://x.y"
+        assert "Origin" in {value for name, value in got.headers if name == "vary"}
 
     async def test_a_guarded_app_gives_browsers_nothing(self, rig: Rig) -> None:
         await rig.controllers.settle(rig.route("nocors", await rig.replica()))

@@ -25,7 +25,13 @@ from ignite.domain.errors import (
 from ignite.domain.identity import OrganizationName
 from ignite.domain.routes import Route
 from ignite.gateway import names, replies
-from ignite.gateway.admission import Admission, cors_answer, is_preflight, preflight_answer
+from ignite.gateway.admission import (
+    Admission,
+    cors_answer,
+    cors_vary,
+    is_preflight,
+    preflight_answer,
+)
 from ignite.gateway.demand import DemandBook
 from ignite.gateway.heads import MAX_HEAD_BYTES, BadHead, Head, read_head
 from ignite.gateway.holding import Holding, Slot
@@ -63,15 +69,19 @@ class Activator:
         holding: Holding,
         admission: Admission,
         demand: DemandBook,
+        error_mark: str,
         base_domain: str,
         drain_secs: float,
+        on_cold_wait: Callable[[float], None],
     ) -> None:
         self._socket = socket
         self._holding = holding
         self._admission = admission
         self._demand = demand
+        self._error_mark = error_mark
         self._base_domain = base_domain
         self._drain_secs = drain_secs
+        self._on_cold_wait = on_cold_wait
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -142,7 +152,9 @@ class Activator:
         try:
             await self._handle(await self._request(head, exchange))
         except IgniteError as error:
-            _refuse(exchange.writer, head, error)
+            # On a warm app's route the public name would be taken for the app's own.
+            mark = names.ERROR if head.get(names.VIA) else self._error_mark
+            _refuse(exchange.writer, head, error, mark)
 
     async def _request(self, head: Head, exchange: Exchange) -> _Request:
         via = head.get(names.VIA)
@@ -216,20 +228,23 @@ class Activator:
                 self._holding.release(slot, pause=pause)
 
     async def _relay(self, request: _Request, slot: Slot) -> None:
-        waited_ms = int((time.monotonic() - request.began) * 1000)
+        waited = time.monotonic() - request.began
         extra = [
             (names.EXECUTION_ID, request.head.get(names.EXECUTION_ID)),
             *cors_answer(slot.route, request.head),
         ]
         if request.was_cold:
-            extra += [(names.COLD_START, "true"), (names.WAIT_MS, str(waited_ms))]
+            extra += [(names.COLD_START, "true"), (names.WAIT_MS, str(int(waited * 1000)))]
         await relay(
             slot.replica.endpoint,
             self._replica_head(request, slot.route),
             request.exchange,
             timeout_secs=slot.route.timeout_secs,
             extra=extra,
+            beside=cors_vary(slot.route) if request.way == names.PUBLIC else (),
         )
+        if request.was_cold:
+            self._on_cold_wait(waited)
 
     def _replica_head(self, request: _Request, route: Route) -> Head:
         head = request.head.without(names.VIA, names.ERROR, names.OVERFLOW, names.FUNCTION_VERSION)
@@ -300,9 +315,9 @@ def _target_of_route(head: Head) -> Target:
     return Target(app=app, version=int(version) if version else None)
 
 
-def _refuse(writer: asyncio.StreamWriter, request: Head, error: IgniteError) -> None:
+def _refuse(writer: asyncio.StreamWriter, request: Head, error: IgniteError, mark: str) -> None:
     status, code = replies.status_of(error)
-    fields = [(names.ERROR, error.reason)]
+    fields = [(mark, error.reason)]
     if error.reason == "GatewayStopping":
         fields.append((names.OVERFLOW, "gateway"))
     if "retry_after_secs" in error.details:

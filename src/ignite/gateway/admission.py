@@ -63,6 +63,11 @@ def is_preflight(request: Head) -> bool:
     )
 
 
+def cors_vary(route: Route) -> Answer:
+    """Return what tells caches that the answers of an open app are not for every origin."""
+    return [("vary", "Origin")] if route.allow_unauthenticated else []
+
+
 def preflight_answer(request: Head) -> Answer:
     """Return the headers that allow any origin."""
     return [

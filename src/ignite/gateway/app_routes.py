@@ -16,6 +16,7 @@ from ignite.gateway.table import Target
 TYPE = "type.googleapis.com/"
 RETRY_BUFFER_BYTES = 64 * 1024
 IDLE_FLOOR_SECS = 300
+APPEND = "APPEND_IF_EXISTS_OR_ADD"
 
 
 def cluster(route: Route, shape: Shape) -> Config:
@@ -112,8 +113,13 @@ def public_host(route: Route, hostnames: tuple[str, ...], shape: Shape) -> Confi
     """Return the virtual host of a warm app on the public listener."""
     guard = authorization.route_rules(route, shape)
     cors = {listeners.CORS_FILTER: cors_policy()} if route.allow_unauthenticated else {}
+    host = _host(route, shape, keep_execution_id=False)
+    if cors:
+        # Envoy repeats the origin: a cache must not give one site's answer to another.
+        vary = {"header": {"key": "vary", "value": "Origin"}}
+        host["response_headers_to_add"].append({**vary, "append_action": APPEND})
     return {
-        **_host(route, keep_execution_id=False),
+        **host,
         "name": f"{names.PUBLIC}/{host_name(route)}",
         "domains": list(hostnames),
         "typed_per_filter_config": {**guard, **cors},
@@ -147,7 +153,7 @@ def version_host(route: Route, shape: Shape) -> Config:
 
 
 def _internal_host(route: Route, shape: Shape) -> Config:
-    config = _host(route, keep_execution_id=True)
+    config = _host(route, shape, keep_execution_id=True)
     config["routes"][0]["route"]["host_rewrite_literal"] = primary_name(route, shape)
     return config
 
@@ -190,7 +196,7 @@ CORS_HEADERS = (
 CORS_MAX_AGE = "600"
 
 
-def _host(route: Route, *, keep_execution_id: bool) -> dict[str, Any]:
+def _host(route: Route, shape: Shape, *, keep_execution_id: bool) -> dict[str, Any]:
     return {
         "routes": [
             {
@@ -201,6 +207,12 @@ def _host(route: Route, *, keep_execution_id: bool) -> dict[str, Any]:
                     "idle_timeout": f"{idle_secs(route)}s",
                     "retry_policy": _retries(),
                 },
+                # What a replica says of this goes, what the activator says gets its public name;
+                # a host's own rules are applied after those of its routes.
+                "response_headers_to_remove": [names.ERROR],
+                "response_headers_to_add": [
+                    fixed_routes.overwrite(names.ERROR, f"%RESP({shape.error_mark})%")
+                ],
             }
         ],
         "request_headers_to_add": [
@@ -210,7 +222,10 @@ def _host(route: Route, *, keep_execution_id: bool) -> dict[str, Any]:
         ],
         "request_headers_to_remove": ["x-envoy-external-address", names.FUNCTION_VERSION],
         # Upstream answers alone: what Envoy answers itself keeps its mark.
-        "response_headers_to_remove": list(names.GATEWAY_ONLY),
+        "response_headers_to_remove": [
+            shape.error_mark,
+            *(name for name in names.GATEWAY_ONLY if name != names.ERROR),
+        ],
         "response_headers_to_add": [
             fixed_routes.overwrite(names.EXECUTION_ID, f"%REQ({names.EXECUTION_ID})%")
         ],

@@ -54,6 +54,11 @@ class Head:
         drop = {name.encode() for name in names}
         return Head(self.start, [field for field in self.fields if field[0] not in drop])
 
+    def beside(self, fields: Iterable[tuple[str, str]]) -> "Head":
+        """Return a head with `fields` beside those of the same names."""
+        fresh = [(name.encode(), value.encode("latin-1", "replace")) for name, value in fields]
+        return Head(self.start, self.fields + fresh)
+
     def plus(self, fields: Iterable[tuple[str, str]]) -> "Head":
         """Return a head with `fields` in place of those of the same names."""
         fresh = [(name.encode(), value.encode("latin-1", "replace")) for name, value in fields]

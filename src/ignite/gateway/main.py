@@ -1,6 +1,7 @@
 """The gateway role put together: what runs, and in which order it starts."""
 
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ignite.gateway import table
@@ -12,6 +13,7 @@ from ignite.gateway.envoy import EnvoyProcess, envoy_process
 from ignite.gateway.fixed_routes import transcoded_services
 from ignite.gateway.holding import Holding, HoldingLimits
 from ignite.gateway.lingering import Publisher
+from ignite.gateway.mark import error_mark
 from ignite.gateway.shape import Issuer, Shape
 from ignite.gateway.trust import KeyWatch, generation_of
 from ignite.gateway.watcher import ControllersClient, DemandReporter, RouteWatcher
@@ -40,6 +42,7 @@ class Inputs:
     issuer: str
     descriptors: bytes
     key_sets: tuple[PublishedKeys, ...] = ()
+    on_cold_wait: Callable[[float], None] = lambda _secs: None
 
 
 def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
@@ -72,8 +75,10 @@ def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
         holding=holding,
         admission=Admission(inputs.verifier, check_ids=not settings.identity.external_issuer),
         demand=book,
+        error_mark=shape.error_mark,
         base_domain=settings.dns_tls.base_domain,
         drain_secs=settings.server.drain_grace_secs,
+        on_cold_wait=inputs.on_cold_wait,
     )
     publisher = Publisher(compiler, discovery, holding)
     watcher = RouteWatcher(
@@ -131,6 +136,7 @@ def shape_of(inputs: Inputs) -> Shape:
         activator_socket=inputs.layout.activator_socket,
         descriptors=inputs.descriptors,
         services=transcoded_services(inputs.descriptors),
+        error_mark=error_mark(inputs.layout.gateway),
     )
 
 

@@ -78,8 +78,11 @@ async def relay(
     *,
     timeout_secs: float,
     extra: Iterable[tuple[str, str]],
+    beside: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Carry the request to `endpoint` and its answer back; `extra` goes into the answer's head.
+
+    `beside` goes there too, next to the answer's own fields of those names.
 
     Raises NotReached, BrokenOff or TimeoutError while nothing was answered.
     """
@@ -98,7 +101,7 @@ async def relay(
             elif head.status == 503 and head.get(names.OVERFLOW) and exchange.body.can_replay:
                 raise NotReached("All replicas of the app are full.", reason="Overloaded")
             answered = True
-            exchange.writer.write(_ours(head, extra).encode())
+            exchange.writer.write(_ours(head, extra).beside(beside).encode())
             await _pass_on(reader, exchange.writer)
     except TimeoutError:
         if not answered:

@@ -45,6 +45,7 @@ class Shape:
     activator_socket: Path
     descriptors: bytes = field(repr=False)
     services: tuple[str, ...]
+    error_mark: str = field(repr=False)
 
     @property
     def has_tls(self) -> bool:

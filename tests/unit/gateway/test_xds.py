@@ -37,6 +37,7 @@ SHAPE = Shape(
     activator_socket=Path("/run/a"),
     descriptors=b"",
     services=(),
+    error_mark="x-ignite-error-secret",
 )
 
 
