@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from ignite.db.apps import AppStore, sqlstate_of
 from ignite.db.builds import BuildStore
 from ignite.db.connection import Connection, prepared
-from ignite.db.pool import CONNECT_SECS, Driver, Pool
+from ignite.db.pool import CONNECT_SECS, GONE, Driver, Pool
 from ignite.db.status import AppStatusStore
 from ignite.db.versions import VersionStore
 from ignite.domain.errors import Internal, Unavailable
@@ -95,7 +95,7 @@ class Database:
                 self._pool.connection(undo=undo) as driver,
             ):
                 yield Transaction(Connection(driver)), driver
-        except (OSError, asyncpg.InterfaceError) as error:  # a TimeoutError is an OSError
+        except GONE as error:
             if isinstance(error, ValueError):
                 raise  # a value that does not fit its place: a mistake of ours
             raise _away() from error
@@ -123,7 +123,7 @@ class Database:
         while True:
             try:
                 await self._listen_once(channels, hear)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except (asyncpg.PostgresError, *GONE):
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
             else:

@@ -14,6 +14,10 @@ import asyncpg
 
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+# What says that a connection is of no more use. A TimeoutError is an OSError; the last comes when
+# Postgres ended the session, and a statement came between its words and the end of the socket.
+GONE = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 CONNECT_SECS = 10.0
 _RECOVERY_SECS = 2.0
 
@@ -46,7 +50,8 @@ class Pool:
                 yield driver
             except BaseException as error:
                 # After a plain error the driver knows where the connection stands.
-                if driver.is_in_transaction() or not isinstance(error, Exception):
+                unsure = not isinstance(error, Exception) or isinstance(error, GONE)
+                if unsure or driver.is_in_transaction():
                     await _bounded(driver, driver.execute(undo))
                 raise
             finally:
@@ -94,7 +99,7 @@ async def _bounded(driver: Driver, step: Awaitable[Any]) -> None:
     except asyncio.CancelledError:
         driver.terminate()
         raise
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (asyncpg.PostgresError, *GONE):
         driver.terminate()
 
 
