@@ -85,6 +85,7 @@ class Networks:
         if machine is None:
             ready()
             await asyncio.Event().wait()
+            return
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._names.run(), name="names")
@@ -122,8 +123,13 @@ class Networks:
         this machine: nothing of the machine is reached from inside.
         """
         plan, machine = self._plan, self._machine
-        host = urlsplit(url).hostname
-        if not host or plan is None or machine is None or self.egress.builds != "filtered":
+        if plan is None or machine is None or self.egress.builds != "filtered":
+            return
+        try:
+            host = urlsplit(url).hostname
+        except ValueError:
+            return
+        if not host:
             return
         found = await _addresses(host)
         allowed = [IPv4Network(one) for one in found if plan.is_denied(one, Kind.BUILD)]
@@ -175,9 +181,7 @@ class Networks:
             await asyncio.sleep(LOOK_SECS)
             try:
                 if await asyncio.to_thread(machine.keep_up):
-                    logger.error(
-                        "rules or routes were changed by another program; the network is put up again"
-                    )
+                    logger.error("network changed by another program, put up again")
             except NetworkFailed as error:
                 logger.error("the network is not as it should be", extra={"why": str(error)})
 
@@ -198,11 +202,13 @@ class Networks:
     def _make(self, kind: Kind) -> tuple[int, Namespace]:
         assert self._plan is not None
         assert self._tools is not None
+        assert self._machine is not None
+        routes = self._plan.routes(kind, self._machine.exceptions(kind))
         for _ in range(_TRIES):
             number = self._take_number(self._plan.size)
             try:
                 seat = Seat(kind=kind, number=number)
-                made = make_namespace(self._plan, seat, ip=self._tools.ip, mtu=self._mtu)
+                made = make_namespace(self._plan, seat, routes, ip=self._tools.ip, mtu=self._mtu)
             except AddressTaken:
                 # Another installation has it.
                 self._used.discard(number)

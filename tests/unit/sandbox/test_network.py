@@ -72,6 +72,17 @@ class TestPlan:
         assert not made.is_denied(IPv4Address("10.2.0.1"), Kind.BUILD)
         assert made.is_denied(IPv4Address("10.2.0.2"), Kind.BUILD)
 
+    def test_routes_inside_lead_where_the_rules_allow(self) -> None:
+        made = plan(replicas=("10.1.0.0/16", "192.168.0.0/16"))
+        found = made.routes(Kind.REPLICA, networks(["172.16.0.9"]))
+        assert found[0].startswith(str(made.gateway))
+        for network in ("0.0.0.0/0", "10.1.0.0/16", "192.168.0.0/16", "172.16.0.9/32"):
+            assert f"{network} via {made.gateway} dev eth0" in found
+        for network in ("10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", str(made.range)):
+            assert f"unreachable {network}" in found
+        assert "unreachable 192.168.0.0/16" not in found
+        assert "unreachable 192.168.0.0/16" in made.routes(Kind.BUILD)
+
     @pytest.mark.parametrize("text", ["", "10.0.0.1/8", "fd00::/8", "10.0.0.0/33", "x; drop"])
     def test_what_is_no_network_is_named(self, text: str) -> None:
         with pytest.raises(WrongNetwork, match="no IPv4 network"):

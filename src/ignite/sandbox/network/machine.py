@@ -126,6 +126,10 @@ class Machine:
             self.load(rules.allow(self._plan, kind, networks))
         self._exceptions.setdefault(kind, set()).update(networks)
 
+    def exceptions(self, kind: Kind) -> tuple[IPv4Network, ...]:
+        """Return what was added while the table was up."""
+        return tuple(self._exceptions.get(kind, ()))
+
     def load(self, text: str) -> None:
         """Load rules, all of them or none; raises NetworkFailed."""
         _output(self._tools.nft, "--file", "-", given=text)

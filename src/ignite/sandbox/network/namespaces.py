@@ -10,6 +10,7 @@ import errno
 import os
 import subprocess
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -58,14 +59,16 @@ class Namespace:
             self.descriptor = -1
 
 
-def make_namespace(plan: Plan, seat: Seat, *, ip: str, mtu: int) -> Namespace:
-    """Make one for `seat`. Blocks for some milliseconds; raises NetworkFailed."""
+def make_namespace(
+    plan: Plan, seat: Seat, routes: Sequence[str], *, ip: str, mtu: int
+) -> Namespace:
+    """Make one for `seat`, with `routes`. Blocks for some milliseconds; raises NetworkFailed."""
     made: list[Namespace] = []
     failed: list[Exception] = []
 
     def work() -> None:
         try:
-            made.append(_make(plan, seat, ip=ip, mtu=mtu))
+            made.append(_make(plan, seat, routes, ip=ip, mtu=mtu))
         except (OSError, NetworkFailed, subprocess.SubprocessError) as error:
             failed.append(error)
 
@@ -83,7 +86,7 @@ def make_namespace(plan: Plan, seat: Seat, *, ip: str, mtu: int) -> Namespace:
     return made[0]
 
 
-def _make(plan: Plan, seat: Seat, *, ip: str, mtu: int) -> Namespace:
+def _make(plan: Plan, seat: Seat, routes: Sequence[str], *, ip: str, mtu: int) -> Namespace:
     if _LIBC.unshare(_CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"unshare: {os.strerror(number)}")
@@ -102,8 +105,7 @@ def _make(plan: Plan, seat: Seat, *, ip: str, mtu: int) -> Namespace:
             f"link add eth0 mtu {mtu} type veth peer {outside}",
             f"addr add {namespace.address}/32 dev eth0",
             "link set eth0 up",
-            f"route add {plan.gateway} dev eth0 scope link",
-            f"route add default via {plan.gateway} dev eth0",
+            *(f"route add {route}" for route in routes),
         )
     except BaseException:
         namespace.close()

@@ -70,6 +70,25 @@ class Plan:
             digits = _DIGITS[digit] + digits
         return f"{self.prefix}{kind}{digits}"
 
+    def routes(self, kind: Kind, exceptions: Iterable[IPv4Network] = ()) -> tuple[str, ...]:
+        """Return the routes of a namespace: what is denied leads nowhere, the rest to the gateway.
+
+        The rules say the same. These lie inside, where no other program of the machine changes
+        them, and code without any privilege neither.
+        """
+        allowed = {*dict(self.allowed).get(kind, ()), *exceptions}
+        open_ways = {IPv4Network("0.0.0.0/0"), *allowed}
+        denied = {
+            network
+            for network in {self.range, *self.denied}
+            if not any(network.subnet_of(one) for one in allowed)
+        }
+        return (
+            f"{self.gateway} dev eth0 scope link",
+            *(f"{network} via {self.gateway} dev eth0" for network in sorted(open_ways)),
+            *(f"unreachable {network}" for network in sorted(denied - open_ways)),
+        )
+
     def is_denied(self, address: IPv4Address, kind: Kind) -> bool:
         """Tell whether code may not reach `address`; the machine's own are denied besides."""
         if any(address in network for network in dict(self.allowed).get(kind, ())):
