@@ -255,6 +255,14 @@ class TestDiscovery:
         assert keys.headers["cache-control"] == "public, max-age=100"
         assert b'"d"' not in keys.body
 
+    async def test_head_is_answered_as_get_without_the_body(self, edge: Edge) -> None:
+        for path in (CERTS, f"{REALM}/.well-known/openid-configuration", "/nothing"):
+            got = await edge.client.request("GET", path)
+            head = await edge.client.request("HEAD", path)
+            assert (head.status, head.body) == (got.status, b"")
+            assert head.headers["content-length"] == str(len(got.body))
+        assert (await edge.client.request("HEAD", TOKEN)).status == 501
+
     async def test_other_realm_is_not_found(self, edge: Edge) -> None:
         response = await edge.client.request("GET", CERTS.replace("dodil", "other"))
         assert response.status == 404

@@ -93,7 +93,7 @@ class EdgeApp:
             found = one.pattern.fullmatch(path)
             if found is None:
                 continue
-            if one.method == method:
+            if one.method == method or (one.method, method) == ("GET", "HEAD"):
                 await one.endpoint(
                     Request(request.scope, request.receive, request.send, found.groupdict())
                 )

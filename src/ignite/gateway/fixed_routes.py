@@ -211,4 +211,5 @@ def _at_ip_literal(route: Config) -> Config:
         "name": ":authority",
         "string_match": {"safe_regex": {"regex": _IP_LITERAL}},
     }
-    return {**route, "match": {**route["match"], "headers": [by_address]}}
+    match = route["match"]
+    return {**route, "match": {**match, "headers": [*match.get("headers", ()), by_address]}}

@@ -8,6 +8,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import JwtAuthentication, JwtProvider
 
 from ignite.domain.apps import AppRef
@@ -127,6 +128,19 @@ class TestWhoIsThere:
                 for domain in host(snapshot, name).domains
             ]
             assert len(claimed) == len(set(claimed)), claimed
+
+
+class TestFixedRoutes:
+    def test_a_route_by_address_asks_for_all_that_the_named_one_asks_for(self) -> None:
+        found = RouteConfiguration()
+        compiled().resources[RDS]["public"].body.Unpack(found)
+        named, by_address = (
+            next(one for one in found.virtual_hosts if one.name == name) for name in ("api", "rest")
+        )
+        assert len(named.routes) == len(by_address.routes)
+        for ours, theirs in zip(named.routes[:-1], by_address.routes[:-1], strict=True):
+            asked = {header.name for header in ours.match.headers}
+            assert {header.name for header in theirs.match.headers} == {*asked, ":authority"}
 
 
 class TestChanges:
