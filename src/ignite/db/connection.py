@@ -94,6 +94,11 @@ class Connection:
         ready = statement if isinstance(statement, Prepared) else Prepared(statement)
         return Rows(await self._driver.fetch(ready.sql, *ready.arguments(values or {})))
 
+    async def command(self, word: str) -> str:
+        """Execute a command without values; return what Postgres calls what it did."""
+        done: str = await self._driver.execute(word)
+        return done
+
     async def execute_many(self, statement: Prepared, rows: Sequence[Mapping[str, object]]) -> None:
         """Execute a statement once for each of `rows`, in one go."""
         await self._driver.executemany(statement.sql, [statement.arguments(row) for row in rows])

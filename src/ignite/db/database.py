@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from ignite.db.apps import AppStore, sqlstate_of
 from ignite.db.builds import BuildStore
 from ignite.db.connection import Connection, prepared
-from ignite.db.pool import CONNECT_SECS, GONE, Driver, Pool
+from ignite.db.pool import CONNECT_SECS, GONE, Pool
 from ignite.db.status import AppStatusStore
 from ignite.db.versions import VersionStore
 from ignite.domain.errors import Internal, Unavailable
@@ -72,29 +72,27 @@ class Database:
         Raises Unavailable when Postgres is not there or does not answer in time; the next
         transaction connects anew.
         """
-        async with self._stores(undo="ROLLBACK") as (tx, driver):
-            await driver.execute("BEGIN")
+        async with self._stores(undo="ROLLBACK") as tx:
+            await tx.connection.command("BEGIN")
             yield tx
-            if await driver.execute("COMMIT") != "COMMIT":
+            if await tx.connection.command("COMMIT") != "COMMIT":
                 raise Internal("a transaction went on after a failed statement")
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Transaction]:
+    def reading(self) -> AbstractAsyncContextManager[Transaction]:
         """Give the stores without a transaction, to read with: each statement is one of its own.
 
         For what one statement answers: two round trips less. Raises as `transaction` does.
         """
-        async with self._stores(undo="SELECT 1") as (tx, _):
-            yield tx
+        return self._stores(undo="SELECT 1")
 
     @asynccontextmanager
-    async def _stores(self, *, undo: str) -> AsyncIterator[tuple[Transaction, Driver]]:
+    async def _stores(self, *, undo: str) -> AsyncIterator[Transaction]:
         try:
             async with (
                 asyncio.timeout(self._longest_secs),
                 self._pool.connection(undo=undo) as driver,
             ):
-                yield Transaction(Connection(driver)), driver
+                yield Transaction(Connection(driver))
         except GONE as error:
             if isinstance(error, ValueError):
                 raise  # a value that does not fit its place: a mistake of ours

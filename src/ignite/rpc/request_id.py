@@ -5,17 +5,18 @@ trailers-only answer, which is what lets the JSON transcoder set the HTTP status
 """
 
 import re
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 import grpc
-from ulid import ULID
 
 from ignite.rpc.handlers import Context, Continuation, Handler, MessageCheck, accept, wrap
 
 KEY = "x-request-id"
 
+_NEW_BYTES = 13
 _PLAIN = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _current: ContextVar[str] = ContextVar("ignite_request_id", default="")
 
@@ -27,7 +28,7 @@ def request_id() -> str:
 
 def accept_request_id(given: str) -> str:
     """Return `given` if it is safe to log and to echo, else a new id."""
-    return given if _PLAIN.fullmatch(given) else f"req_{ULID()}"
+    return given if _PLAIN.fullmatch(given) else f"req_{secrets.token_hex(_NEW_BYTES)}"
 
 
 class RequestIdInterceptor(grpc.aio.ServerInterceptor):
