@@ -265,6 +265,30 @@ except OSError as error:
             assert found in ("TimeoutError", "PermissionError", "OSError"), found
         assert await connect(replica, address, port) == "inside"
 
+    async def test_one_cannot_take_the_machines_connections(
+        self, spawner: Spawner, client: Client, outside: Internet
+    ) -> None:
+        app = spawner.app(PROBE)
+        greedy, other = await client.ready(app), await client.ready(app)
+        # The machine remembers each for half a minute, though nobody answers.
+        code = f"""
+import socket
+kept = []
+for _ in range(1100):
+    sending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    kept.append(sending)
+    try:
+        sending.connect(('{outside.address}', 9))
+        sending.send(b'x')
+    except OSError:
+        pass
+"""
+        assert await ask(greedy, code) is None
+        assert await connect(greedy, outside.address, 80) == 113
+        assert await connect(other, outside.address, 80) == outside.link
+        for status in (greedy, other):
+            await client.stop(status.replica_id)
+
     async def test_no_address_but_the_own_can_be_sent_from(
         self, replica: pb.ReplicaStatus, outside: Internet
     ) -> None:
