@@ -147,6 +147,10 @@ class Layout:
         """Envoy's admin interface (0600)."""
         return self.run / "envoy-admin.sock"
 
+    def metrics_socket(self, role: str) -> Path:
+        """Return where a role answers GET /metrics, unless a setting says where (0600)."""
+        return self.run / f"metrics-{role}.sock"
+
     @property
     def replica_sockets(self) -> Path:
         """One folder a replica: `r/<id>/s`, writable by that replica's uid alone."""

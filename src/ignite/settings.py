@@ -71,6 +71,11 @@ class ServerSettings(Group):
         default=10, description="How long requests under way may take once a stop is asked for."
     )
     start_timeout_secs: Seconds = Field(default=120, description="Bound on one tier's start.")
+    metrics_dir: Path | None = Field(
+        default=None,
+        description="Folder where each role answers GET /metrics, on the unix socket "
+        "metrics-<role>.sock; none: the run folder.",
+    )
 
 
 class DnsTlsSettings(Group):

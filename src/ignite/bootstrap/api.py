@@ -51,7 +51,7 @@ from ignite.services.compute.versions import Versions
 from ignite.services.secret.servicer import SecretServicer
 from ignite.services.secret.slots import Slots
 from ignite.settings import Settings
-from ignite.telemetry.metrics import new_registry
+from ignite.telemetry.metrics import Registry
 from ignite.v1 import (
     ignite_admin_pb2_grpc,
     ignite_build_pb2_grpc,
@@ -76,6 +76,7 @@ class _Base:
 
     settings: Settings
     layout: Layout
+    registry: Registry
     database: Database
     vault: VaultClient
     keys: KeyStore
@@ -94,9 +95,9 @@ class _Base:
 _HEADER_OVERHEAD = 16 * 1024
 
 
-def components(settings: Settings, layout: Layout) -> Tiers:
+def components(settings: Settings, layout: Layout, registry: Registry) -> Tiers:
     """Return the tiers of the role."""
-    base = _base(settings, layout)
+    base = _base(settings, layout, registry)
     hints = BuildLineHints(base.database)
     invocations = Invocations(
         EnvoyDispatcher(layout.internal_socket), settings.limits, settings.gateway
@@ -119,7 +120,7 @@ def components(settings: Settings, layout: Layout) -> Tiers:
     ]
 
 
-def _base(settings: Settings, layout: Layout) -> _Base:
+def _base(settings: Settings, layout: Layout, registry: Registry) -> _Base:
     database = Database(database_url(settings), settings.database)
     vault = VaultClient(settings.vault)
     platform = VaultPlatformSecrets(vault)
@@ -130,6 +131,7 @@ def _base(settings: Settings, layout: Layout) -> _Base:
     return _Base(
         settings=settings,
         layout=layout,
+        registry=registry,
         database=database,
         vault=vault,
         keys=keys,
@@ -183,7 +185,7 @@ def _public_server(base: _Base, hints: BuildLineHints, invocations: Invocations)
         ],
         services=services,
         auth=auth,
-        metrics=RpcMetrics(new_registry()),
+        metrics=RpcMetrics(base.registry),
         options=ServerOptions(
             message_bytes=settings.limits.message_bytes,
             drain_grace_secs=settings.server.drain_grace_secs,

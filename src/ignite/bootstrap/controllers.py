@@ -18,8 +18,10 @@ from ignite.db.database import Database
 from ignite.domain.scaling import PlatformScaling
 from ignite.internal.v1 import routes_pb2_grpc
 from ignite.layout import Layout
+from ignite.rpc.metrics import RpcMetrics
 from ignite.rpc.server import Bind, ServerOptions, Service, grpc_component
 from ignite.settings import Settings
+from ignite.telemetry.metrics import Registry
 
 # A spawner that was restarted is back within a second; gRPC's own pause starts with one and grows.
 _PAUSES = (
@@ -29,7 +31,7 @@ _PAUSES = (
 )
 
 
-def components(settings: Settings, layout: Layout) -> Tiers:
+def components(settings: Settings, layout: Layout, registry: Registry) -> Tiers:
     """Return the tiers of the role."""
     database = Database(database_url(settings), settings.database)
     spawner = grpc.aio.insecure_channel(f"unix:{layout.spawner_socket}", options=_PAUSES)
@@ -64,6 +66,7 @@ def components(settings: Settings, layout: Layout) -> Tiers:
             )
         ],
         auth=None,
+        metrics=RpcMetrics(registry),
         # Watches never end by themselves, and nothing else takes long here.
         options=ServerOptions(drain_grace_secs=0.5),
     )

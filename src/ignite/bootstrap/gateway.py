@@ -12,11 +12,13 @@ from ignite.identity.issuer import issuer_url
 from ignite.identity.jwks import JwksCache
 from ignite.layout import Layout
 from ignite.settings import Settings
+from ignite.telemetry.cold_starts import ColdWaits
+from ignite.telemetry.metrics import Registry
 
 _MIN_INTERVAL_SECS = 1.0
 
 
-def components(settings: Settings, layout: Layout) -> Tiers:
+def components(settings: Settings, layout: Layout, registry: Registry) -> Tiers:
     """Return the tiers of the role."""
     identity = settings.identity
     issuer = issuer_url(identity, settings.dns_tls, settings.server)
@@ -35,5 +37,6 @@ def components(settings: Settings, layout: Layout) -> Tiers:
         issuer=issuer,
         key_sets=(keys, *trust.external_keys),
         descriptors=resources.files("ignite.v1").joinpath("descriptors.binpb").read_bytes(),
+        on_cold_wait=ColdWaits(registry).waited,
     )
     return [[keys, *trust.components], *gateway_components(inputs)]

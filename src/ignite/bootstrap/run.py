@@ -5,6 +5,7 @@ import gc
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -14,7 +15,9 @@ from ignite.lifecycle import Component, stop_on_signals, supervise
 from ignite.rpc.request_id import request_id
 from ignite.settings import Settings, SettingsError
 from ignite.supervisor import readiness
+from ignite.telemetry.exposition import MetricsServer
 from ignite.telemetry.logs import configure
+from ignite.telemetry.metrics import new_registry
 
 Tiers = Sequence[Sequence[Component]]
 
@@ -44,11 +47,16 @@ def run_role(role: str, settings: Settings) -> None:
         gc.collect()
         gc.freeze()
 
+    registry = new_registry()
+
     async def main() -> None:
         stop = asyncio.Event()
         stop_on_signals(stop)
         await supervise(
-            module.components(settings, layout),
+            [
+                *module.components(settings, layout, registry),
+                [MetricsServer(_metrics_socket(settings, layout, role), registry)],
+            ],
             on_ready=on_ready,
             stop=stop,
             start_timeout_secs=settings.server.start_timeout_secs,
@@ -59,3 +67,9 @@ def run_role(role: str, settings: Settings) -> None:
         asyncio.run(main())
     else:
         uvloop.run(main())
+
+
+def _metrics_socket(settings: Settings, layout: Layout, role: str) -> Path:
+    usual = layout.metrics_socket(role)
+    folder = settings.server.metrics_dir
+    return usual if folder is None else folder / usual.name

@@ -22,6 +22,7 @@ from ignite.spawner.pools import WarmPools
 from ignite.spawner.record import MAX_MESSAGE_BYTES, End, Evidence, ReplicaRecord, judge
 from ignite.spawner.specs import ReplicaStatus, allowed_env
 from ignite.spawner.starts import Place, Starts
+from ignite.telemetry.cold_starts import ColdStarts
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Lives:
         folders: Folders,
         tell: Callable[[ReplicaStatus], None],
         clock: Callable[[], datetime],
+        cold_starts: ColdStarts,
     ) -> None:
         self._settings = settings
         self._host = host
@@ -51,6 +53,7 @@ class Lives:
         self._folders = folders
         self._tell = tell
         self._clock = clock
+        self._cold_starts = cold_starts
 
     async def live(self, record: ReplicaRecord, artifact: int) -> End:
         """Start, supervise and end it; nothing of it runs any more when this returns."""
@@ -199,6 +202,8 @@ class Lives:
 
     def _log_start(self, record: ReplicaRecord) -> None:
         now = asyncio.get_running_loop().time()
+        language = record.spec.runtime.language
+        self._cold_starts.started(record.way, language, now - record.began_at)
         logger.info(
             "replica started",
             extra={

@@ -20,9 +20,13 @@ from ignite.spawner.pools import WarmPools
 from ignite.spawner.replicas import Replicas
 from ignite.spawner.servicer import SERVICE_NAME, ReplicaServicer
 from ignite.spawner.starts import Starts
+from ignite.telemetry.cold_starts import ColdStarts
+from ignite.telemetry.metrics import Registry, new_registry
 
 
-def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Component]]:
+def components(
+    settings: Settings, layout: Layout, registry: Registry | None = None
+) -> Sequence[Sequence[Component]]:
     """Return the tiers of the spawner role. Looks at the machine, so it blocks for a second."""
     _raise_open_files()
     networks = Networks(settings.runtime, settings.build, layout.run)
@@ -50,6 +54,7 @@ def components(settings: Settings, layout: Layout) -> Sequence[Sequence[Componen
         starts=starts,
         forks=forks,
         pools=pools,
+        cold_starts=ColdStarts(registry or new_registry(process=False)),
     )
     builds = Builds(
         settings=settings.build,

@@ -31,6 +31,7 @@ from ignite.spawner.record import End, ReplicaRecord
 from ignite.spawner.specs import ReplicaSpec, ReplicaStatus, check_id, check_replica
 from ignite.spawner.starts import Starts
 from ignite.spawner.watchers import Watchers
+from ignite.telemetry.cold_starts import ColdStarts
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Replicas:
         starts: Starts,
         forks: ForkServers,
         pools: WarmPools,
+        cold_starts: ColdStarts,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
@@ -73,6 +75,7 @@ class Replicas:
             folders=self._folders,
             tell=self._watchers.tell,
             clock=clock,
+            cold_starts=cold_starts,
         )
         self._tasks: asyncio.TaskGroup | None = None
 

@@ -44,11 +44,16 @@ def gauge(registry: Registry, name: str, about: str, labels: Sequence[str] = ())
     return Gauge(f"ignite_{name}", about, labels, registry=registry)
 
 
-def duration(registry: Registry, name: str, about: str, labels: Sequence[str] = ()) -> Histogram:
-    """Make `ignite_<name>_seconds`, a histogram from 1 ms to 1 min."""
-    return Histogram(
-        f"ignite_{name}_seconds", about, labels, registry=registry, buckets=DURATION_BUCKETS
-    )
+def duration(
+    registry: Registry,
+    name: str,
+    about: str,
+    labels: Sequence[str] = (),
+    *,
+    buckets: Sequence[float] = DURATION_BUCKETS,
+) -> Histogram:
+    """Make `ignite_<name>_seconds`, a histogram; from 1 ms to 1 min unless told otherwise."""
+    return Histogram(f"ignite_{name}_seconds", about, labels, registry=registry, buckets=buckets)
 
 
 def render(registry: Registry) -> bytes:
