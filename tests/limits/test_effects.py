@@ -149,7 +149,7 @@ class TestScaling:
         wait_for(lambda: probe.ready() == 1)
         awake_at = time.monotonic()
         # Twice the period it had before, and it is still there.
-        wait_for(lambda: time.monotonic() - awake_at > 5 or probe.ready() == 0)
+        wait_for(lambda: time.monotonic() - awake_at > 4 or probe.ready() == 0)
         assert probe.ready() == 1
 
 

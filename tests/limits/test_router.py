@@ -135,7 +135,7 @@ NO_LINES = {13: None, 10: None}
 """Line ends are the subject of `test_smuggling`; here they would begin another request."""
 
 
-@settings(FUZZ, max_examples=max(EXAMPLES // 8, 1))
+@settings(FUZZ, max_examples=max(EXAMPLES // 15, 1))
 @given(host=HOSTS, path=PATHS, method=METHODS, fields=FIELDS)
 def test_http_2(
     server: Server, host: str, path: str, method: str, fields: list[tuple[str, str]]

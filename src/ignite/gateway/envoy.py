@@ -152,6 +152,8 @@ def _cluster(name: str, socket: Path, *, http2: bool, keepalive: bool = False) -
         "typed_extension_protocol_options": {
             PROTOCOL: {
                 "@type": f"type.googleapis.com/{PROTOCOL}",
+                # Before the other side does: else the first request after a pause meets its end.
+                "common_http_protocol_options": {"idle_timeout": "300s"},
                 "explicit_http_config": protocol,
             }
         },
