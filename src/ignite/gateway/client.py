@@ -102,6 +102,7 @@ class Wire(asyncio.Protocol):
         self._head_only = head_only
         self._keep_alive = False
         self._is_late = False
+        self._left = 0
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self.status = 0
@@ -126,10 +127,18 @@ class Wire(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.abort()
+        if self._left:
+            # Nothing but body, whose length is known: the parser would only copy it.
+            if len(data) > self._left:
+                data = data[: self._left]
+                self._keep_alive = False
+            self._take(data)
+            self.is_complete = not self._left
+        else:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.abort()
         self._wake()
 
     def eof_received(self) -> bool:
@@ -152,10 +161,15 @@ class Wire(asyncio.Protocol):
             self._keep_alive = self._parser.should_keep_alive()
             if self._head_only:
                 self.is_complete = True
+            else:
+                self._left = _length(self.status, self.headers)
 
     def on_body(self, body: bytes) -> None:
-        if self.is_complete:
-            return
+        if not self.is_complete:
+            self._take(body)
+
+    def _take(self, body: bytes) -> None:
+        self._left -= min(self._left, len(body))
         self._chunks.append(body)
         self._buffered += len(body)
         if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
@@ -168,6 +182,14 @@ class Wire(asyncio.Protocol):
         else:
             # An interim answer; the real one follows.
             self.headers = []
+
+
+def _length(status: int, headers: Headers | list[tuple[str, str]]) -> int:
+    """Return the length of a body that is told beforehand, 0 where it ends in another way."""
+    if status in (204, 304) or any(name == "transfer-encoding" for name, _ in headers):
+        return 0
+    told = [value for name, value in headers if name == "content-length"]
+    return int(told[0]) if len(told) == 1 and told[0].isdecimal() else 0
 
 
 def fields(found: list[tuple[str, str]], drop: frozenset[str]) -> Headers:
