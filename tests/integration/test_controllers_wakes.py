@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.support.deployments import HELLO, Rig, now, rigged, until
 
-from ignite.controllers import deployments, fleet
+from ignite.controllers import fleet, records
 from ignite.db.database import Transaction
 from ignite.db.status import AppStatusStore
 from ignite.domain.apps import App, AppStatus, DeploymentState, Scaling
@@ -62,7 +62,7 @@ async def test_a_cold_start_is_written_once_when_it_is_over(
 
     monkeypatch.setattr(AppStatusStore, "record", noted)
     # As long as it takes, it is over before it has to be told.
-    monkeypatch.setattr(deployments, "_PASSING_SECS", 3600.0)
+    monkeypatch.setattr(records, "_PASSING_SECS", 3600.0)
     rig.backend.manual = {1}
     rig.demand(1, in_flight=1)
     assert (await rig.controller.deployments.wake(HELLO, None)).ok

@@ -14,11 +14,10 @@ from ignite.controllers.routes import RouteBoard
 from ignite.controllers.serving import DeploymentSettings as DeploymentSettings
 from ignite.controllers.serving import Serving
 from ignite.db.database import APPS_CHANNEL, Database
-from ignite.domain.apps import AppRef, AppStatus
+from ignite.domain.apps import AppRef
 from ignite.domain.deployments import Rollout
 from ignite.domain.errors import Unavailable
 from ignite.domain.versions import Version
-from ignite.domain.workloads import WorkloadStatus
 from ignite.ports.backend import RuntimeBackend
 
 logger = logging.getLogger(__name__)
@@ -28,9 +27,6 @@ _POLL_PAGE = 500
 
 _COMPARE_SECS = 30.0
 """How often all routes are compared with what runs: only what a failure has left is found so."""
-
-_PASSING_SECS = 1.0
-"""A start or an end of replicas that takes no longer is written once, when it is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +59,13 @@ class Deployments:
         self._board = board
         self._fleet = Fleet(database)
         self._serving = Serving(self._fleet, backend, board, autoscaler, settings, now)
-        self._records = Records(database)
         self._listening = asyncio.Event()
         self._rolling: set[int] = set()
         self._unrouted: set[int] = set()
         self._loop: ReconcileLoop[int] = ReconcileLoop(
             self.name, self._reconcile, concurrency=settings.concurrency
         )
+        self._records = Records(database, self._loop.hint)
         autoscaler.on_change(self._scaled)
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -154,6 +150,11 @@ class Deployments:
                 # The route first: callers wait for it. The record may follow.
                 self._put_routes(deployed)
                 self._loop.hint(deployed.app.id)
+                continue
+            try:
+                await self._backend.remove(key)
+            except Exception:  # it is found again when all is compared
+                logger.exception("workload without an owner not ended", extra={"workload": key})
 
     async def _poll(self) -> None:
         """Find what hints have missed."""
@@ -261,27 +262,7 @@ class Deployments:
                 # Who reads DEPLOYED may call: no gateway says "no such host" any more.
                 await self._board.applied()
             seen, status = self._serving.observed(deployed)
-            if not self._let_pass(deployed, seen, status):
-                await self._records.observe(deployed, seen, status)
-
-    def _let_pass(self, deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None) -> bool:
-        """Tell whether to wait with the record, for a moment, until what is passing has passed."""
-        is_passing = self._records.is_passing(deployed, seen, status)
-        if is_passing and not deployed.is_due:
-            if deployed.passing is None:
-                deployed.passing = asyncio.get_running_loop().call_later(
-                    _PASSING_SECS, self._due, deployed
-                )
-            return True
-        if deployed.passing is not None:
-            deployed.passing.cancel()
-            deployed.passing = None
-        deployed.is_due = False
-        return False
-
-    def _due(self, deployed: Deployed) -> None:
-        deployed.is_due = True
-        self._loop.hint(deployed.app.id)
+            await self._records.observe(deployed, seen, status)
 
     async def _roll(self, deployed: Deployed) -> bool:
         """Take the next step of a rollout; returns whether there was one."""

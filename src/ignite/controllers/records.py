@@ -4,7 +4,9 @@ The row is locked and looked at again, because the API may have changed it since
 was decided about an older state is then dropped, and the app is read anew.
 """
 
+import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from ignite.controllers.fleet import Deployed
@@ -16,12 +18,19 @@ from ignite.domain.workloads import ReplicaState, WorkloadStatus
 
 logger = logging.getLogger(__name__)
 
+_PASSING_SECS = 1.0
+"""A start or an end of replicas that takes no longer is written once, when it is over."""
+
 
 class Records:
-    """The records of apps, as far as this controller writes them. Calls need the app's lock."""
+    """The records of apps, as far as this controller writes them. Calls need the app's lock.
 
-    def __init__(self, database: Database) -> None:
+    `hint` asks for a round of an app, in which `observe` is called again.
+    """
+
+    def __init__(self, database: Database, hint: Callable[[int], None]) -> None:
         self._database = database
+        self._hint = hint
 
     async def activate(self, deployed: Deployed) -> bool:
         """Move `active_version` to the target; False if somebody chose another meanwhile."""
@@ -69,10 +78,12 @@ class Records:
     async def observe(
         self, deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None
     ) -> None:
-        """Write what runs, where it differs from what was written last.
+        """Write what runs, where it differs from what was written last and is not just passing.
 
         Nothing is written over a newer generation: its own round will do that.
         """
+        if self._lets_pass(deployed, seen, status):
+            return
         if not self.differs(deployed, seen, status) and deployed.recorded == seen:
             return
         app = deployed.app
@@ -83,6 +94,26 @@ class Records:
                 return
         deployed.recorded = seen
         deployed.app = replace(app, state=state, observed_generation=app.generation)
+
+    def _lets_pass(
+        self, deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None
+    ) -> bool:
+        """Tell whether to wait, for a moment, until what is passing has passed."""
+        if self.is_passing(deployed, seen, status) and not deployed.is_due:
+            if deployed.passing is None:
+                deployed.passing = asyncio.get_running_loop().call_later(
+                    _PASSING_SECS, self._due, deployed
+                )
+            return True
+        if deployed.passing is not None:
+            deployed.passing.cancel()
+            deployed.passing = None
+        deployed.is_due = False
+        return False
+
+    def _due(self, deployed: Deployed) -> None:
+        deployed.is_due = True
+        self._hint(deployed.app.id)
 
     @staticmethod
     def is_passing(deployed: Deployed, seen: AppStatus, status: WorkloadStatus | None) -> bool:
