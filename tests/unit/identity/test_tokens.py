@@ -6,6 +6,7 @@ import hmac
 import json
 import string
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import jwt
@@ -442,6 +443,38 @@ class TestChain:
         assert (await chain.verify(signed(GOOD))).subject == "sa_1"
         with pytest.raises(Unauthenticated):
             await chain.verify(signed(changed(iss="http://evil")))
+
+    async def test_remembered_issuer_ends_with_the_key_and_with_the_time(self) -> None:
+        keys, clock = Keys(), ManualClock()
+        trust = JwtVerifier(
+            keys, issuer=ISSUER, audience="ignite", read=built_in_principal, clock=clock
+        )
+        chain, token = ChainVerifier({ISSUER: trust}), signed(GOOD)
+        for _ in range(2):
+            await chain.verify(token)
+        good, keys.own = keys.own, None
+        with pytest.raises(Unauthenticated, match="key"):
+            await chain.verify(token)
+        keys.own = good
+        await chain.verify(token)
+        clock.now += timedelta(seconds=1000)
+        with pytest.raises(Unauthenticated, match="expired"):
+            await chain.verify(token)
+
+    async def test_forged_tokens_push_nobody_out(self) -> None:
+        chain = ChainVerifier({ISSUER: verifier()})
+        await chain.verify(signed(GOOD))
+        before = list(chain._seen)
+        for number in range(3):
+            with pytest.raises(Unauthenticated):
+                await chain.verify(signed(changed(jti=str(number)), OTHER.private))
+        assert list(chain._seen) == before
+
+    async def test_memory_of_issuers_is_bounded(self) -> None:
+        chain = ChainVerifier({ISSUER: verifier()})
+        for number in range(REMEMBERED + 5):
+            await chain.verify(signed(changed(jti=str(number))))
+        assert len(chain._seen) == REMEMBERED
 
     async def test_foreign_key_cannot_sign_in_our_name(self) -> None:
         foreign = JwtVerifier(
