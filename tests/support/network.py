@@ -20,7 +20,20 @@ import pytest
 
 _TOOLS = ("ip", "nft", "nsenter", "unshare")
 _MISSING = [name for name in _TOOLS if shutil.which(name) is None]
-needs_network_tools = pytest.mark.skipif(bool(_MISSING), reason=f"needs {', '.join(_MISSING)}")
+
+
+def _missing() -> str:
+    if _MISSING:
+        return ", ".join(_MISSING)
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, check=False, timeout=30)
+    if listed.returncode:
+        return "the right to load nftables rules"
+    is_writable = os.access("/proc/sys/net/ipv4/conf/default/forwarding", os.W_OK)
+    return "" if is_writable else "a writable /proc/sys/net"
+
+
+_REASON = _missing()
+needs_network_tools = pytest.mark.skipif(bool(_REASON), reason=f"needs {_REASON}")
 
 # TCP on port 80: says the caller's address. UDP on port 7: keeps what it gets, and says it on
 # standard output line by line. UDP and TCP on port 53: answers from a table of names, each time
