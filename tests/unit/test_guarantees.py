@@ -1,4 +1,4 @@
-"""Every bound that a caller can meet stands in docs/guarantees.md, beside the test that proves it."""
+"""Every bound that callers can meet stands in docs/guarantees.md, beside the test that proves it."""
 
 from pathlib import Path
 
