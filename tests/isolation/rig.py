@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,6 +17,10 @@ from tests.support.spawner import WAYS, Client, Spawner, call
 
 from ignite.internal.v1 import replicas_pb2 as pb
 from ignite.sandbox.cgroups import find_controllers
+
+# Attacks that take long, or whose like is tried more cheaply beside them.
+IN_FULL = bool(os.environ.get("ISOLATION_LONG"))
+long = pytest.mark.skipif(not IN_FULL, reason="ISOLATION_LONG is not set")
 
 # Runs the posted Python and answers its `result`, or the number of the OSError it ends with.
 PROBE = """

@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.conftest import folder
 from tests.e2e.server import Server
 from tests.isolation.neighbours import CODE, Neighbour, wait_until
+from tests.isolation.rig import long
 from tests.isolation.test_compiles import package
 from tests.isolation.test_reach import deploy, post
 from tests.support.spawner import needs_bwrap, needs_root
@@ -72,21 +73,23 @@ def nothing_is_left(server: Server) -> bool:
 @pytest.mark.parametrize(
     ("name", "code", "reasons"),
     [
-        (
+        pytest.param(
             "forks",
             "while True:\n    try: os.fork()\n    except OSError: pass",
             ("Timeout", "DependencyInstallFailed", "OutOfMemory"),
+            marks=long,
         ),
         (
             "memory",
             "kept = [bytearray(1 << 20) for _ in range(4000)]",
             ("OutOfMemory", "DependencyInstallFailed"),
         ),
-        (
+        pytest.param(
             "disk",
             f"open('/build/x', 'wb').write(bytes({4 * ARTIFACT_BYTES}))\n"
             "import time; time.sleep(1000)",
             ("DiskFull", "Timeout"),
+            marks=long,
         ),
         ("endless", "while True: pass", ("Timeout",)),
         ("link", "os.symlink('/etc/passwd', '/out/link')", ("ArtifactRefused",)),

@@ -166,8 +166,23 @@ class TestSignals:
         await neighbour.is_served()
 
 
+@pytest.fixture(scope="module")
+def kept(spawner: Spawner) -> dict[str, pb.ReplicaStatus]:
+    """One replica for the many attempts that change nothing."""
+    assert spawner.process is not None
+    return {}
+
+
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers are those of x86_64")
 class TestKernel:
+    @pytest.fixture
+    async def attacker(
+        self, spawner: Spawner, client: Client, kept: dict[str, pb.ReplicaStatus]
+    ) -> pb.ReplicaStatus:
+        if "attacker" not in kept:
+            kept["attacker"] = await client.ready(spawner.app(PROBE))
+        return kept["attacker"]
+
     @pytest.mark.parametrize(
         ("name", "arguments"),
         [

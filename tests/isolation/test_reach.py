@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import folder
 from tests.e2e.server import Server, processes_of
 from tests.isolation.neighbours import CODE, Neighbour
-from tests.isolation.rig import PROBE
+from tests.isolation.rig import PROBE, long
 from tests.support.spawner import WAYS, needs_bwrap, needs_root
 
 from ignite.layout import Layout
@@ -23,7 +23,7 @@ SECRET = "9c1d-canary-of-the-neighbour"
 GONE = (-errno.ENOENT, -errno.EACCES, -errno.ECONNREFUSED, -errno.ENETUNREACH)
 
 
-@pytest.fixture(scope="module", params=["pool", "bwrap"])
+@pytest.fixture(scope="module", params=["pool", pytest.param("bwrap", marks=long)])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with folder() as home:
         running = Server(home / "data", WAYS[request.param])

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.isolation.rig import PROBE, Served, ask, groups_of, neighbour_of, spawner
+from tests.isolation.rig import PROBE, Served, ask, groups_of, long, neighbour_of, spawner
 from tests.support.spawner import Client, Spawner, call, client, needs_bwrap, needs_root
 
 from ignite.internal.v1 import replicas_pb2 as pb
@@ -124,11 +124,18 @@ class TestMemory:
         "code",
         [
             "x = [bytearray(1 << 20) for _ in range(1000)]",
-            "import mmap\nx = mmap.mmap(-1, 1 << 30)\nfor i in range(0, 1 << 30, 4096): x[i] = 1",
+            pytest.param(
+                "import mmap\nx = mmap.mmap(-1, 1 << 30)\n"
+                "for i in range(0, 1 << 30, 4096): x[i] = 1",
+                marks=long,
+            ),
             "x = open('/dev/shm/x', 'wb')\nfor _ in range(60): x.write(bytes(1 << 20))\n"
             "y = bytearray(200 << 20)",
             "for n in range(300): open(f'/tmp/x{n}', 'wb').write(bytes(1 << 20))",
-            "import os\nfd = os.memfd_create('x')\nwhile True: os.write(fd, bytes(1 << 20))",
+            pytest.param(
+                "import os\nfd = os.memfd_create('x')\nwhile True: os.write(fd, bytes(1 << 20))",
+                marks=long,
+            ),
             "import os\nfor _ in range(8):\n    os.fork()\nx = bytearray(50 << 20)\n"
             "while True: x[::4096] = bytes(len(x[::4096]))",
         ],
@@ -278,7 +285,7 @@ except OSError:
 
 
 class TestCpu:
-    @pytest.mark.parametrize("kind", ["processes", "threads", "regex"])
+    @pytest.mark.parametrize("kind", ["processes", "threads", pytest.param("regex", marks=long)])
     async def test_spinning_leaves_others_their_share(
         self, spawner: Spawner, client: Client, neighbour: Served, kind: str
     ) -> None:
@@ -303,7 +310,7 @@ class TestLogs:
         ("stream", "text"),
         [
             ("stdout", "b'x' * 99 + b'\\n'"),
-            ("stderr", "bytes(range(256))"),
+            pytest.param("stderr", "bytes(range(256))", marks=long),
             ("stdout", "b'\\n' * 4096"),
         ],
         ids=["lines", "bytes", "newlines"],
