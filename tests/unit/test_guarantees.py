@@ -1,4 +1,4 @@
-"""Every bound that callers can meet stands in docs/guarantees.md, beside the test that proves it."""
+"""Every bound a caller can meet stands in docs/guarantees.md, beside the test that proves it."""
 
 from pathlib import Path
 
