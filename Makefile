@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# pytest-xdist workers, and what to test: make test TESTS=tests/unit/cli
+# pytest-xdist workers, and what to test: make test TESTS=tests/unit/cli. A file stays with one
+# worker, so that what its fixtures start is started once.
 JOBS ?= 2
 TESTS ?= tests
 FAST := tests/unit tests/integration tests/contract tests/conformance
-PYTEST := $(BIN)/pytest -p no:cacheprovider -n $(JOBS) --dist loadgroup
+PYTEST := $(BIN)/pytest -p no:cacheprovider -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos check static fast isolation bench proto fmt lint types imports lock tools clean
+.PHONY: help setup run test chaos check static fast isolation soak bench proto fmt lint types imports lock tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -22,7 +23,7 @@ run: $(VENV)/.server ## start the server; data in .ignite (ARGS="--data-dir …"
 test: $(VENV)/.dev ## run all tests but chaos (JOBS=2 TESTS=tests)
 	$(PYTEST) -m "not chaos" $(TESTS)
 
-chaos: $(VENV)/.dev ## load while things change and die, a minute each (CHAOS_SECS=20 CHAOS_RATE=80)
+chaos: $(VENV)/.dev ## load while things change and die (CHAOS_SECS=20 CHAOS_RATE=80)
 	CHAOS_SECS=$(or $(CHAOS_SECS),20) $(BIN)/pytest -p no:cacheprovider -s tests/chaos
 
 check: static $(if $(SKIP_FAST),,fast) ## format, lint, types, layers, generated code, fast tests
@@ -35,8 +36,12 @@ static: lint types imports ## everything of check but the tests
 fast: $(VENV)/.dev ## unit, integration, contract and conformance tests
 	$(PYTEST) $(wildcard $(FAST))
 
-isolation: $(VENV)/.dev ## what a tenant's code can see and do (JOBS=2)
-	$(PYTEST) tests/isolation
+isolation: $(VENV)/.dev ## what a tenant's code can see and do, every attack on every way of starting (JOBS=2)
+	ISOLATION_LONG=1 $(PYTEST) tests/isolation
+
+soak: $(VENV)/.dev ## memory of every process under rounds of all kinds of requests (ROUNDS=100)
+	LIMITS_SOAK=$(or $(ROUNDS),100) LIMITS_EXAMPLES=5000 $(BIN)/pytest -p no:cacheprovider -s \
+	  tests/limits/test_soak.py tests/limits/test_router.py
 
 bench: $(VENV)/.dev ## measure (BENCH=fqdn ARGS="--json --secs 5")
 	@$(BIN)/python -m benchmarks $(BENCH) $(ARGS)

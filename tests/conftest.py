@@ -1,9 +1,8 @@
-"""What every tier shares: how tests are spread over workers, and fixtures of `tests/support`."""
+"""What every tier shares: how examples are made, and fixtures of `tests/support`."""
 
 import sys
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 # Tests import each other as `tests.…` whatever the folder pytest was started from.
@@ -18,15 +17,3 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.openbao",
 ]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker, so that what its fixtures start is started once.
-
-    All tests that use the one real server go to one worker.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            whole = item.get_closest_marker("e2e") is not None
-            name = "server" if whole else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(name))

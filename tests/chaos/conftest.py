@@ -29,7 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.chaos)
-            item.add_marker(pytest.mark.xdist_group("server"))
             item.add_marker(pytest.mark.timeout(300 + 2 * LONG_SECS))
 
 

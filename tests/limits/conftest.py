@@ -1,5 +1,6 @@
 """One server whose bounds are low, so that reaching each of them costs little."""
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,9 @@ def handler(payload, ctx):
 
 Send = Callable[[bytes], Answer]
 
+ROUNDS = int(os.environ.get("LIMITS_SOAK", "1"))
+"""How many times as long as usual the long tests may go on."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here needs the whole server."""
@@ -62,8 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.xdist_group("limits"))
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(300 * ROUNDS))
 
 
 @pytest.fixture(scope="session")
