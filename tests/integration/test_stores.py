@@ -154,7 +154,6 @@ class TestApps:
             await tx.status.put(app.id, AppStatus(desired_replicas=2))
             assert await tx.status.get(app.id) == AppStatus(desired_replicas=2)
 
-
     async def test_a_record_of_another_generation_is_not_written(self, database: Database) -> None:
         app = await new_app(database)
         seen = AppStatus(desired_replicas=1, error="boom", error_reason="Crashed")

@@ -66,7 +66,8 @@ def bootstrap(
     """Return Envoy's static configuration."""
     # A gateway that restarts is back within a second; Envoy's own pause grows to half a minute.
     pauses = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
-    xds = {"envoy_grpc": {"cluster_name": names.XDS}, "retry_policy": pauses}
+    # Inside `envoy_grpc`: one beside it is about calls, and streams go on with the long pauses.
+    xds = {"envoy_grpc": {"cluster_name": names.XDS, "retry_policy": pauses}}
     delta = {
         "api_type": "DELTA_GRPC",
         "transport_api_version": "V3",
