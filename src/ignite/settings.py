@@ -187,6 +187,11 @@ class GatewaySettings(Group):
     max_connections: PositiveInt = Field(
         default=10_000, le=1_000_000, description="Connections of clients at once."
     )
+    heap_bytes: int = Field(
+        default=2 * 1024**3,
+        ge=256 * 1024**2,
+        description="Memory of Envoy; near it every new request gets 503.",
+    )
     load_report_secs: Seconds = Field(default=1, description="Interval of Envoy's load reports.")
     api_hosts: tuple[str, ...] = Field(
         default=(), description="Further host names that reach the JSON API."

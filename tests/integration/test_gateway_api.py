@@ -137,7 +137,11 @@ class TestJson:
     async def test_streams_are_lines_as_they_come(self, rig: Rig, compute: Compute) -> None:
         compute.gate.clear()
         reader, writer = await rig.connect()
-        writer.write(b"GET /v1/ignite/app/acme/a/logs/stream HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        head = (
+            "GET /v1/ignite/app/acme/a/logs/stream HTTP/1.1\r\nhost: localhost\r\n"
+            f"authorization: Bearer {rig.keys.token()}\r\n\r\n"
+        )
+        writer.write(head.encode())
         async with asyncio.timeout(10):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
             assert int(await reader.readline(), 16)
@@ -239,6 +243,10 @@ class TestHosts:
         assert compute.metadata["authorization"].startswith("Bearer ")
 
 
+def bearer(rig: Rig) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {rig.keys.token()}"),)
+
+
 class TestGrpc:
     async def test_native_grpc_passes(self, rig: Rig) -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
@@ -246,7 +254,9 @@ class TestGrpc:
             answer = await stub.HealthCheck(pb.HealthCheckRequest(), timeout=5)
             assert answer.status == "ok"
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.GetApp(pb.GetAppRequest(app_name="missing"), timeout=5)
+                await stub.GetApp(
+                    pb.GetAppRequest(app_name="missing"), timeout=5, metadata=bearer(rig)
+                )
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
             assert dict(caught.value.trailing_metadata() or ())[DETAILS_KEY]
 
@@ -257,7 +267,9 @@ class TestGrpc:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{rig.port}") as channel:
             stub = admin_grpc.AdminServiceStub(channel)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.GetClusterHealth(admin.GetClusterHealthRequest(), timeout=5)
+                await stub.GetClusterHealth(
+                    admin.GetClusterHealthRequest(), timeout=5, metadata=bearer(rig)
+                )
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -103,3 +103,15 @@ async def test_the_internal_way_needs_no_keys() -> None:
         _, dump = await rig.admin.get("/config_dump")
         assert b"internal/acme:inner@1" in dump
         assert b"public/acme:inner" not in dump
+
+
+async def test_the_api_gets_calls_of_both_issuers_and_of_nobody_whom_envoy_can_tell() -> None:
+    path = "/v1/ignite/secrets"
+    async with rig_of(has_address=True) as (rig, theirs):
+        flat = token(theirs, {"organization": None, "org_name": "acme", "org_id": "1"})
+        for good in (rig.keys.token(), token(theirs, {}), flat):
+            assert (await rig.get("localhost", path, token=good)).status == 501
+        for bad in (theirs.token(), token(rig.keys, {}), token(theirs, {"aud": "ignite"})):
+            assert (await rig.get("localhost", path, token=bad)).status == 401
+    async with rig_of(has_address=False) as (rig, theirs):
+        assert (await rig.get("localhost", path, token=token(theirs, {}))).status == 501

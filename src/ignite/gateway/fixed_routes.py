@@ -1,11 +1,17 @@
 """The routes that no app changes: the API's hosts, and every other host's way to the activator."""
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+import re
+from collections.abc import Iterator
 
-from ignite.gateway import names, replies
+from google.api import annotations_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
+
+from ignite.gateway import authorization, names, replies
 from ignite.gateway.authorization import Config
 from ignite.gateway.listeners import BUFFER_FILTER, HTTP, TRANSCODER_FILTER
 from ignite.gateway.shape import Shape
+from ignite.rpc.auth import OPEN_SERVICES
+from ignite.v1 import ignite_options_pb2 as options
 
 FALLBACK = "fallback"
 PACKAGE = "dodil.ignite.v1"
@@ -13,6 +19,7 @@ PACKAGE = "dodil.ignite.v1"
 _NOT_TRANSCODED = frozenset({f"{PACKAGE}.AdminService", f"{PACKAGE}.ModelService"})
 _IP_LITERAL = r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\])(:\d+)?"
 _INVOKE = r"/v1/ignite/app/[^/]+/[^/]+/invoke"
+_PUBLIC_BODY_BYTES = 16 * 1024
 
 
 def transcoded_services(descriptors: bytes) -> tuple[str, ...]:
@@ -24,6 +31,30 @@ def transcoded_services(descriptors: bytes) -> tuple[str, ...]:
         for service in file.service
     }
     return tuple(sorted(found - _NOT_TRANSCODED))
+
+
+def open_paths(shape: Shape) -> list[Config]:
+    """Return what matches the paths of JSON that the contract serves to everybody.
+
+    A form of path that is not understood here asks for a token: the safe side.
+    """
+    found: list[Config] = []
+    for service, method in _open_methods(shape.descriptors):
+        path = method.options.Extensions[annotations_pb2.http].get
+        if service not in shape.services or not path:
+            continue
+        parts = re.split(r"\{\w+\}", path)
+        regex = "[^/]+".join(re.escape(part) for part in parts)
+        found.append({"safe_regex": {"regex": regex}} if parts[1:] else {"path": path})
+    return found
+
+
+def _open_methods(descriptors: bytes) -> Iterator[tuple[str, MethodDescriptorProto]]:
+    for file in FileDescriptorSet.FromString(descriptors).file:
+        for service in file.service:
+            for method in service.method:
+                if method.options.Extensions[options.public]:
+                    yield f"{file.package}.{service.name}", method
 
 
 def public_routes(shape: Shape) -> Config:
@@ -135,31 +166,34 @@ def _api_routes(shape: Shape) -> list[Config]:
         {"safe_regex": {"regex": _INVOKE}},
     ]
     return [
-        _grpc(),
+        # Messages are gathered whole: large ones only of who shows a good token first.
+        *_open_grpc(shape),
+        {**_grpc({"prefix": "/"}), "typed_per_filter_config": authorization.api_rules(shape)},
         *({"match": match, **_edge()} for match in edge_paths),
-        {
-            "match": {"prefix": "/v1/ignite/"},
-            "route": _to(names.API),
-            "typed_per_filter_config": {
-                # The transcoder's own bound does not hold for a body that it reads as it comes.
-                BUFFER_FILTER: _body_bound(shape),
-                TRANSCODER_FILTER: {
-                    "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
-                    "config": {},
-                },
-            },
-        },
+        # And bodies of JSON.
+        *(_json(match, _PUBLIC_BODY_BYTES, {}) for match in open_paths(shape)),
+        _json({"prefix": "/v1/ignite/"}, shape.max_json_body_bytes, authorization.api_rules(shape)),
         {"match": {"prefix": "/v1/"}, **_edge()},
         {"match": {"path_separated_prefix": "/mcp"}, **_edge()},
     ]
 
 
-def _grpc() -> Config:
-    """Return the route of native gRPC. What its server would only reset goes no further than here:
+def _open_grpc(shape: Shape) -> list[Config]:
+    """Return the routes of native gRPC that need no token; little is kept for a second try."""
+    matches = [
+        *({"prefix": f"/{service}/"} for service in sorted(OPEN_SERVICES)),
+        *({"path": f"/{name}/{method.name}"} for name, method in _open_methods(shape.descriptors)),
+    ]
+    bound = {"request_body_buffer_limit": str(_PUBLIC_BODY_BYTES)}
+    return [{**_grpc(match), **bound} for match in matches]
+
+
+def _grpc(match: Config) -> Config:
+    """Return a route of native gRPC. What its server would only reset goes no further than here:
     another method than POST, or a hop on the way that left out `te`."""
     is_post = {"name": ":method", "string_match": {"exact": "POST"}}
     return {
-        "match": {"prefix": "/", "grpc": {}, "headers": [is_post]},
+        "match": {**match, "grpc": {}, "headers": [is_post]},
         "route": _to(names.API),
         "request_headers_to_add": [overwrite("te", "trailers")],
     }
@@ -188,10 +222,22 @@ def _edge() -> Config:
     }
 
 
-def _body_bound(shape: Shape) -> Config:
+def _json(match: Config, max_body_bytes: int, rules: Config) -> Config:
     return {
-        "@type": f"{HTTP}buffer.v3.BufferPerRoute",
-        "buffer": {"max_request_bytes": shape.max_json_body_bytes},
+        "match": match,
+        "route": _to(names.API),
+        "typed_per_filter_config": {
+            **rules,
+            # The transcoder's own bound does not hold for a body that it reads as it comes.
+            BUFFER_FILTER: {
+                "@type": f"{HTTP}buffer.v3.BufferPerRoute",
+                "buffer": {"max_request_bytes": max_body_bytes},
+            },
+            TRANSCODER_FILTER: {
+                "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+                "config": {},
+            },
+        },
     }
 
 

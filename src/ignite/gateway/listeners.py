@@ -229,7 +229,7 @@ def _local_replies() -> Config:
         mappers.append(
             {
                 "filter": {"and_filter": {"filters": [is_status, is_grpc, not_transcoded]}},
-                "body_format_override": {"text_format_source": {"inline_string": kind.message}},
+                "body_format_override": _text(kind),
                 "headers_to_add": [_mark(kind)],
             }
         )
@@ -249,21 +249,21 @@ def _token_replies() -> list[Config]:
     A token for somebody else is a bad token: 401, where Envoy says 403. And where Envoy has no keys
     yet, nothing is wrong with the token: 503, where Envoy says 401.
     """
-    return [
-        _correction("response.code == 403", replies.of_status(401)),
-        _correction(
-            "response.code_details.contains('Jwks_remote_fetch')",
-            replies.Kind(
-                status=503,
-                code=14,
-                reason="KeysUnavailable",
-                message="Tokens cannot be verified now.",
-            ),
-        ),
-    ]
+    no_keys = replies.Kind(
+        status=503, code=14, reason="KeysUnavailable", message="Tokens cannot be verified now."
+    )
+    found: list[Config] = []
+    for condition, kind in (
+        ("response.code == 403", replies.of_status(401)),
+        ("response.code_details.contains('Jwks_remote_fetch')", no_keys),
+    ):
+        is_grpc = "request.headers['content-type'].startsWith('application/grpc')"
+        found.append(_correction(f"{condition} && {is_grpc}", kind, _text(kind)))
+        found.append(_correction(condition, kind, _json_body(kind)))
+    return found
 
 
-def _correction(condition: str, kind: replies.Kind) -> Config:
+def _correction(condition: str, kind: replies.Kind, body: Config) -> Config:
     expression = f"response.code_details.startsWith('jwt_authn') && {condition}"
     return {
         "filter": {
@@ -277,7 +277,7 @@ def _correction(condition: str, kind: replies.Kind) -> Config:
             }
         },
         "status_code": kind.status,
-        "body_format_override": _json_body(kind),
+        "body_format_override": body,
         "headers_to_add": [_mark(kind)],
     }
 
@@ -287,6 +287,10 @@ def _mark(kind: replies.Kind) -> Config:
         "header": {"key": names.ERROR, "value": kind.reason},
         "append_action": "ADD_IF_ABSENT",
     }
+
+
+def _text(kind: replies.Kind) -> Config:
+    return {"text_format_source": {"inline_string": kind.message}}
 
 
 def _json_body(kind: replies.Kind) -> Config:

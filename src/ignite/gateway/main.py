@@ -107,6 +107,7 @@ def envoy_child(settings: Settings, layout: Layout) -> EnvoyProcess:
         config_path=layout.gateway / "envoy.json",
         concurrency=settings.gateway.concurrency,
         max_connections=settings.gateway.max_connections,
+        heap_bytes=settings.gateway.heap_bytes,
         external_jwks_url=settings.identity.external_jwks_url,
     )
 

@@ -196,18 +196,21 @@ class TestGuards:
 
 
 class TestTokenFilter:
-    def provider(self, compiler: Compiler) -> JwtProvider:
+    def provider(self, compiler: Compiler, requirement: str = "caller") -> JwtProvider:
         (resource,) = compiler.snapshot(RouteTable()).resources[ECDS].values()
         held, filter_ = TypedExtensionConfig(), JwtAuthentication()
         resource.body.Unpack(held)
         held.typed_config.Unpack(filter_)
-        ((name, provider),) = filter_.providers.items()
-        assert filter_.requirement_map["caller"].provider_name == name
-        return provider
+        return filter_.providers[filter_.requirement_map[requirement].provider_name]
 
     def test_tokens_are_remembered_only_where_the_keys_are_watched(self) -> None:
         assert not self.provider(Compiler(SHAPE)).HasField("jwt_cache_config")
         assert self.provider(Compiler(SHAPE, keys="k")).HasField("jwt_cache_config")
+
+    def test_the_api_gets_the_token_and_no_app_does(self) -> None:
+        compiler = Compiler(SHAPE)
+        assert not self.provider(compiler).forward
+        assert self.provider(compiler, "api").forward
 
     def test_other_keys_change_the_filter_and_nothing_else(self) -> None:
         compiler = Compiler(SHAPE, keys="one")
