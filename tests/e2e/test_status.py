@@ -71,7 +71,8 @@ def call(
     )
     request = kind()
     for field, value in (
-        ("organization_name", server.org),
+        # Nobody's organisation where one is administered: it would be deleted.
+        ("organization_name", "never-there" if service == "AdminService" else server.org),
         ("app_name", "never-there"),
         ("name", "never there!"),
         ("build_id", "never-there"),

@@ -77,10 +77,10 @@ class TestBody:
         with contextlib.suppress(Refused):
             feed(Body(-1, LIMIT), cut(raw, places))
 
-    @given(st.integers(min_value=1, max_value=LIMIT), st.integers(min_value=1))
+    @given(st.integers(min_value=1, max_value=LIMIT), st.integers(min_value=1, max_value=10**9))
     def test_no_more_than_the_bound_is_kept(self, size: int, more: int) -> None:
         with pytest.raises(Refused, match="over"):
-            feed(Body(-1, size), [b"%x\r\n" % (size + more % 10**9)])
+            feed(Body(-1, size), [b"%x\r\n" % (size + more)])
 
 
 class Odd(Exception):
