@@ -31,7 +31,7 @@ class TestReplica:
         load.report.check(may_fail=[crash, *under_way(load.report, crash.sent_at, crash.done_at)])
         assert crash.status == 503
         check_runs(app, load.report)
-        assert len(load.report.replicas) == 2
+        assert len(load.report.replicas) >= 2
 
     async def test_crash_of_one_of_three_is_taken_by_the_others(
         self, server: Server, make_app: MakeApp, show: Show, rate: float, secs: float
@@ -161,7 +161,8 @@ class TestSpawner:
         load.report.check(may_fail=lost)
         # What replicas wrote at last dies with the spawner, which reads it.
         check_runs(warm, load.report, lost_lines=int(rate))
-        assert len(load.report.replicas) == 2
+        # More than one new one where the requests that waited were demand for it.
+        assert len(load.report.replicas) >= 2
 
 
 @pytest.fixture
