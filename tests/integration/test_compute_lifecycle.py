@@ -449,8 +449,10 @@ class TestGetAppState:
                     ("r3", 0, "ready"),
                 )
             )
-            await tx.status.put(app.id, AppStatus(desired_replicas=2, replicas=replicas))
-            await tx.apps.set_state(app.id, DeploymentState.DEPLOYED, "boom", "Crashed")
+            seen = AppStatus(
+                desired_replicas=2, replicas=replicas, error="boom", error_reason="Crashed"
+            )
+            assert await tx.status.record(app.id, app.generation, DeploymentState.DEPLOYED, seen)
         now = await state(compute)
         assert (now.ready_replicas, now.desired_replicas) == (1, 2)
         assert [replica.replica_id for replica in now.replicas] == ["r1", "r2", "r3"]

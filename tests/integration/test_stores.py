@@ -121,11 +121,12 @@ class TestApps:
         app = await new_app(database)
         async with database.transaction() as tx:
             assert await tx.apps.behind(10) == (app.id,)
-            await tx.apps.observe(app.id, app.generation)
+            await tx.status.record(app.id, app.generation, app.state, AppStatus())
             assert await tx.apps.behind(10) == ()
             app = await tx.apps.set_config(app, AppConfig(author="me"))
             assert await tx.apps.behind(10) == (app.id,)
-            await tx.apps.observe(app.id, app.generation - 1)  # late, of the config before
+            # Late, of the config before.
+            await tx.status.record(app.id, app.generation - 1, app.state, AppStatus())
             assert await tx.apps.behind(10) == (app.id,)
 
     async def test_numbers_are_never_given_twice(self, database: Database) -> None:
@@ -150,8 +151,11 @@ class TestApps:
         replica = ObservedReplica(id="r", version=1, state="ready", started_at=app.created_at)
         async with database.transaction() as tx:
             assert await tx.status.get(app.id) == AppStatus()
-            await tx.status.put(app.id, AppStatus(desired_replicas=1, replicas=(replica,)))
-            await tx.status.put(app.id, AppStatus(desired_replicas=2))
+            for seen in (
+                AppStatus(desired_replicas=1, replicas=(replica,)),
+                AppStatus(desired_replicas=2),
+            ):
+                assert await tx.status.record(app.id, app.generation, app.state, seen)
             assert await tx.status.get(app.id) == AppStatus(desired_replicas=2)
 
     async def test_a_record_of_another_generation_is_not_written(self, database: Database) -> None:

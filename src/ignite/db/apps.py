@@ -296,29 +296,6 @@ class AppStore:
             error_reason=reason,
         )
 
-    async def set_state(
-        self, app_id: int, state: DeploymentState, error: str = "", reason: str = ""
-    ) -> None:
-        """Record where the deployment stands; unchanged rows are not written."""
-        await self._connection.execute(
-            update(_apps)
-            .where(
-                _apps.c.id == app_id,
-                (_apps.c.state != int(state))
-                | (_apps.c.error != error)
-                | (_apps.c.error_reason != reason),
-            )
-            .values(state=int(state), error=error, error_reason=reason)
-        )
-
-    async def observe(self, app_id: int, generation: int) -> None:
-        """Record that `generation` has been made so."""
-        await self._connection.execute(
-            update(_apps)
-            .where(_apps.c.id == app_id, _apps.c.observed_generation < generation)
-            .values(observed_generation=generation)
-        )
-
     async def delete(self, app: App) -> None:
         """Remove the app and, by cascade, its versions, builds and hostnames."""
         await self._connection.execute(delete(_apps).where(_apps.c.id == app.id))

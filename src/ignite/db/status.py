@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Integer, SmallInteger, String, bindparam, func, select, text
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy import BigInteger, Integer, SmallInteger, String, bindparam, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from ignite.db import tables
 from ignite.db.connection import Connection, prepared
@@ -87,15 +87,6 @@ class AppStatusStore:
             },
         )
         return done.one_or_none() is not None
-
-    async def put(self, app_id: int, status: AppStatus) -> None:
-        """Replace the status of an app."""
-        columns = {**_columns(status), "updated_at": func.now()}
-        await self._connection.execute(
-            insert(_status)
-            .values(app_id=app_id, **columns)
-            .on_conflict_do_update(index_elements=["app_id"], set_=columns)
-        )
 
 
 def _columns(status: AppStatus) -> dict[str, object]:
