@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.chaos.apps import App
 from tests.chaos.load import Report
-from tests.e2e.conftest import folder
+from tests.e2e.conftest import own_server
 from tests.e2e.server import Server
 
 FAST = {
@@ -35,26 +35,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A running server that tests share and leave whole."""
-    with folder() as home:
-        running = Server(home / "data", FAST)
-        try:
-            running.start()
-            yield running
-        finally:
-            if running.is_running():
-                running.stop()
+    with own_server(FAST) as running:
+        running.start()
+        yield running
 
 
 @pytest.fixture
 def fresh() -> Iterator[Server]:
     """A server of the test's own, not started."""
-    with folder() as home:
-        own = Server(home / "data", FAST)
-        try:
-            yield own
-        finally:
-            if own.is_running():
-                own.stop()
+    with own_server(FAST) as own:
+        yield own
 
 
 @pytest.fixture

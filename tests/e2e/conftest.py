@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,29 +40,31 @@ def folder() -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """A running server that tests share and leave whole."""
+@contextmanager
+def own_server(settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A server in a folder of its own, not started; stopped at the end where it still runs."""
     with folder() as home:
-        running = Server(home / "data")
-        try:
-            running.start()
-            yield running
-        finally:
-            if running.is_running():
-                running.stop()
-
-
-@pytest.fixture
-def fresh() -> Iterator[Server]:
-    """A server of the test's own, not started."""
-    with folder() as home:
-        own = Server(home / "data")
+        own = Server(home / "data", settings)
         try:
             yield own
         finally:
             if own.is_running():
                 own.stop()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A running server that tests share and leave whole."""
+    with own_server() as running:
+        running.start()
+        yield running
+
+
+@pytest.fixture
+def fresh() -> Iterator[Server]:
+    """A server of the test's own, not started."""
+    with own_server() as own:
+        yield own
 
 
 @pytest.fixture(scope="session")

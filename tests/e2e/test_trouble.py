@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
-from tests.e2e.conftest import folder
+from tests.e2e.conftest import own_server
 from tests.e2e.server import Server
 
 from ignite.v1 import ignite_compute_pb2 as pb
@@ -28,20 +28,13 @@ MOODY = {
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Server]:
     """A server that gives replicas little time to start and little rest."""
-    with folder() as home:
-        server = Server(
-            home / "data",
-            {
-                "IGNITE__RUNTIME__START_TIMEOUT_SECS": str(START_SECS),
-                "IGNITE__SCALING__SCALEDOWN_FLOOR_SECS": "1",
-            },
-        )
-        try:
-            server.start()
-            yield server
-        finally:
-            if server.is_running():
-                server.stop()
+    settings = {
+        "IGNITE__RUNTIME__START_TIMEOUT_SECS": str(START_SECS),
+        "IGNITE__SCALING__SCALEDOWN_FLOOR_SECS": "1",
+    }
+    with own_server(settings) as server:
+        server.start()
+        yield server
 
 
 def state(server: Server, app: str) -> dict[str, object]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import folder
+from tests.e2e.conftest import own_server
 from tests.e2e.server import Answer, Server, read_answer
 from tests.limits.apps import App
 from tests.limits.wire import connect
@@ -72,26 +72,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A running server that tests share and leave whole."""
-    with folder() as home:
-        running = Server(home / "data", LOW)
-        try:
-            running.start()
-            yield running
-        finally:
-            if running.is_running():
-                running.stop()
+    with own_server(LOW) as running:
+        running.start()
+        yield running
 
 
 @pytest.fixture
 def fresh() -> Iterator[Server]:
     """A server of the test's own, not started."""
-    with folder() as home:
-        own = Server(home / "data", LOW)
-        try:
-            yield own
-        finally:
-            if own.is_running():
-                own.stop()
+    with own_server(LOW) as own:
+        yield own
 
 
 @pytest.fixture(scope="session")
