@@ -242,9 +242,8 @@ class Activator:
             timeout_secs=slot.route.timeout_secs,
             extra=extra,
             beside=cors_vary(slot.route) if request.way == names.PUBLIC else (),
+            on_answer=lambda: self._on_cold_wait(waited) if request.was_cold else None,
         )
-        if request.was_cold:
-            self._on_cold_wait(waited)
 
     def _replica_head(self, request: _Request, route: Route) -> Head:
         head = request.head.without(names.VIA, names.ERROR, names.OVERFLOW, names.FUNCTION_VERSION)

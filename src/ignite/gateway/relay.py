@@ -79,10 +79,12 @@ async def relay(
     timeout_secs: float,
     extra: Iterable[tuple[str, str]],
     beside: Iterable[tuple[str, str]] = (),
+    on_answer: Callable[[], None] = lambda: None,
 ) -> None:
     """Carry the request to `endpoint` and its answer back; `extra` goes into the answer's head.
 
-    `beside` goes there too, next to the answer's own fields of those names.
+    `beside` goes there too, next to the answer's own fields of those names. `on_answer` is called
+    before anything of the answer is out: a caller that has it all may end this at once.
 
     Raises NotReached, BrokenOff or TimeoutError while nothing was answered.
     """
@@ -101,6 +103,7 @@ async def relay(
             elif head.status == 503 and head.get(names.OVERFLOW) and exchange.body.can_replay:
                 raise NotReached("All replicas of the app are full.", reason="Overloaded")
             answered = True
+            on_answer()
             exchange.writer.write(_ours(head, extra).beside(beside).encode())
             await _pass_on(reader, exchange.writer)
     except TimeoutError:
