@@ -1,7 +1,7 @@
 """A fake of ports.dispatch: one prepared reply, and what became of the calls."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -43,12 +43,14 @@ class FakeReply:
 class FakeDispatcher:
     """Answers every call with `reply`; `refuses` is raised instead, `hangs` never answers.
 
+    `before` is what happens at the next calls, one at each, before they are answered.
     `entered` is set once a call has come, `left` once one was given up or ended.
     """
 
     reply: FakeReply = field(default_factory=FakeReply)
     refuses: Exception | None = None
     hangs: bool = False
+    before: list[Callable[[Call], Awaitable[None]]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,6 +60,8 @@ class FakeDispatcher:
         self.calls.append(call)
         self.entered.set()
         try:
+            if self.before:
+                await self.before.pop(0)(call)
             if self.refuses is not None:
                 raise self.refuses
             if self.hangs:

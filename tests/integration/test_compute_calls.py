@@ -13,6 +13,7 @@ from tests.fakes.dispatch import FakeReply
 from tests.support.compute import HANDLER, Compute, serving
 
 from ignite.domain.errors import DeadlineExceeded, NotFound, Unavailable
+from ignite.ports.dispatch import Call
 from ignite.settings import LimitSettings
 from ignite.v1 import ignite_common_pb2 as common
 from ignite.v1 import ignite_compute_pb2 as pb
@@ -247,6 +248,38 @@ class TestTrialOfDraft:
             assert not compute.dispatcher.calls
             await second.succeed("c" * 64)
         assert trial.result().execution.status == common.EXECUTION_STATUS_COMPLETED
+
+    async def test_draft_saved_anew_before_its_code_ran_is_compiled_and_called_again(
+        self, compute: Compute
+    ) -> None:
+        await compiled_draft(compute)
+        saved = asyncio.Event()
+
+        async def save_anew(_: Call) -> None:
+            await compute.save("hello", HANDLER + b"# newer\n")
+            saved.set()
+            raise Unavailable("saved again", reason="DraftChanged")
+
+        compute.dispatcher.before.append(save_anew)
+        async with asyncio.TaskGroup() as tasks:
+            trial = tasks.create_task(try_draft(compute))
+            await asyncio.wait_for(saved.wait(), 10)
+            await (await _claim(compute)).succeed("c" * 64)
+        assert trial.result().execution.status == common.EXECUTION_STATUS_COMPLETED
+        first, second = (call.workload for call in compute.dispatcher.calls)
+        assert first.startswith("acme/hello@0#")
+        assert second.startswith("acme/hello@0#cccccccccccccccc.")
+        assert first != second
+
+    async def test_draft_saved_again_and_again_is_not_tried_for_ever(
+        self, compute: Compute
+    ) -> None:
+        await compiled_draft(compute)
+        compute.dispatcher.refuses = Unavailable("saved again", reason="DraftChanged")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await try_draft(compute)
+        assert caught.value.code() is Code.UNAVAILABLE
+        assert len(compute.dispatcher.calls) == 3
 
     async def test_compile_that_takes_too_long_is_a_timeout_of_the_platform(
         self, compute: Compute

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-from tests.support.envoy import Answered, Rig, Seen, needs_envoy, running_rig
+from tests.support.envoy import Answered, FakeReplica, Rig, Seen, needs_envoy, running_rig
 
 from ignite.domain.apps import AppRef
 from ignite.domain.errors import (
@@ -18,6 +18,7 @@ from ignite.domain.errors import (
     Unavailable,
 )
 from ignite.domain.identity import OrganizationName
+from ignite.domain.routes import Route
 from ignite.gateway.table import ready_replica
 from ignite.internal.v1 import routes_pb2 as pb
 from ignite.ports.dispatch import Call, Reply
@@ -266,6 +267,34 @@ class TestCold:
         assert seen.body == b"in"
         assert seen.header("x-ignite-execution-id") == "exec_01TEST"
         assert seen.header("host") == rig.host("trial")
+
+    async def test_a_draft_is_never_answered_by_the_code_it_replaced(self, rig: Rig) -> None:
+        async def replaced(_: Seen) -> Answered:
+            return Answered(body=b"replaced")
+
+        old_replica, replica = await rig.replica(replaced), await rig.replica()
+        draft = rig.route("draft", version=0, is_active=False, hostnames=())
+
+        def ready(key: str, of: FakeReplica) -> Route:
+            return replace(
+                draft, key=key, replicas=(ready_replica(key, of.path.name, of.endpoint),)
+            )
+
+        async def ask() -> tuple[int, bytes]:
+            asked = call("draft", version=0, workload="acme/draft@0#new")
+            async with rig.dispatcher.dispatch(asked) as reply:
+                return reply.status, await read(reply)
+
+        old = ready("acme/draft@0#old", old_replica)
+        await rig.controllers.settle(old)
+        asking = asyncio.ensure_future(ask())
+        await rig.controllers.wait_for(lambda: ("acme/draft", 0) in rig.controllers.wakes)
+        await rig.controllers.put(ready("acme/draft@0#new", replica))
+        assert await asking == (200, b"ok")
+        # Both run for a moment: whichever route was told last, the one that was named answers.
+        await rig.controllers.settle(replace(old, timeout_secs=3))
+        assert await ask() == (200, b"ok")
+        assert old_replica.seen == []
 
 
 class TestDoor:

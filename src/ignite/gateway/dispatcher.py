@@ -22,7 +22,7 @@ from ignite.domain.errors import (
 )
 from ignite.gateway import names
 from ignite.gateway.client import Wire, fields
-from ignite.gateway.table import Target
+from ignite.gateway.table import Target, tag_of
 from ignite.ports.dispatch import Call, Headers, Reply
 
 MAX_IDLE = 64
@@ -179,7 +179,7 @@ def request_bytes(call: Call) -> bytes:
         raise InvalidArgument("is no HTTP method", field="method")
     if not _TARGET.fullmatch(call.target) or not call.target.isascii():
         raise InvalidArgument("must start with '/' and be percent-encoded", field="path")
-    host = names.target_host(Target(app=call.app, version=call.version))
+    host = names.target_host(_target(call))
     lines = [f"{call.method} {call.target} HTTP/1.1", f"host: {host}", "te: trailers"]
     for name, value in call.headers:
         low = name.lower()
@@ -195,6 +195,11 @@ def request_bytes(call: Call) -> bytes:
     except UnicodeEncodeError:
         raise InvalidArgument("holds a value that is not latin-1", field="headers") from None
     return head + b"\r\n\r\n" + call.body
+
+
+def _target(call: Call) -> Target:
+    tag = tag_of(call.workload) if call.workload else ""
+    return Target(app=call.app, version=call.version, tag=tag)
 
 
 async def _check(wire: Wire) -> None:

@@ -20,7 +20,7 @@ from ignite.domain.errors import (
 )
 from ignite.domain.routes import Route
 from ignite.domain.workloads import Replica
-from ignite.gateway.table import RouteTable, Target
+from ignite.gateway.table import RouteTable, Target, tag_of, targets_of
 
 logger = logging.getLogger(__name__)
 
@@ -203,8 +203,8 @@ class Holding:
 
     def _resume(self, replica_id: str, route: Route) -> None:
         self._paused.discard(replica_id)
-        for version in (None, route.version):
-            line = self._lines.get(Target(app=route.app, version=version))
+        for target in targets_of(route):
+            line = self._lines.get(target)
             if line is not None:
                 self._serve(line)
 
@@ -309,6 +309,10 @@ class Holding:
                 if not answer.ok:
                     self._fail(line, _refusal(answer))
                     return
+                if line.target.tag and answer.key and tag_of(answer.key) != line.target.tag:
+                    # Controllers read the record after who asks did: his code is the older one.
+                    self._fail(line, _replaced())
+                    return
                 await _until(line.changed, WAKE_AGAIN_SECS)
         finally:
             line.waker = None
@@ -331,6 +335,10 @@ def start_failure(route: Route) -> Unavailable:
 
 def _stopping() -> Unavailable:
     return Unavailable("The gateway restarts.", reason="GatewayStopping")
+
+
+def _replaced() -> Unavailable:
+    return Unavailable("The draft was saved again meanwhile.", reason="DraftChanged")
 
 
 def _refusal(answer: WakeAnswer) -> IgniteError:

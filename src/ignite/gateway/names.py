@@ -1,8 +1,10 @@
 """Names that Envoy's configuration and our own servers have to agree on."""
 
+import re
+
 from ignite.domain.apps import AppRef
 from ignite.domain.identity import OrganizationName
-from ignite.gateway.table import Target
+from ignite.gateway.table import TAG_LENGTH, Target
 
 PUBLIC = "public"
 """The listener of everyone, and its route configuration."""
@@ -20,6 +22,8 @@ EXTERNAL_ISSUER = "ignite_external_issuer"
 UNBOUNDED = 4_294_967_295
 """What Envoy's circuit breakers take for no bound. Here, because the supervisor and the api start
 and ask Envoy without the many types of its configuration."""
+
+_VERSION = re.compile(rf"v(?P<number>[0-9]+)(-(?P<tag>[0-9a-f]{{{TAG_LENGTH}}}))?")
 
 HEADER_PREFIX = "x-ignite-"
 EXECUTION_ID = "x-ignite-execution-id"
@@ -51,6 +55,8 @@ GATEWAY_ONLY = (ERROR, OVERFLOW, COLD_START, WAIT_MS, FUNCTION_ID, ORGANIZATION_
 def target_host(target: Target) -> str:
     """Return the authority that selects `target` on the internal listener."""
     version = "active" if target.version is None else f"v{target.version}"
+    if target.tag:
+        version += f"-{target.tag}"
     return f"{version}.{target.app.organization}.{target.app.name}"
 
 
@@ -66,7 +72,5 @@ def target_of_host(host: str) -> Target | None:
     app = AppRef(organization=OrganizationName(organization), name=name)
     if version == "active":
         return Target(app=app)
-    number = version.removeprefix("v")
-    if version == number or not (number.isascii() and number.isdigit()):
-        return None
-    return Target(app=app, version=int(number))
+    found = _VERSION.fullmatch(version)
+    return found and Target(app=app, version=int(found["number"]), tag=found["tag"] or "")

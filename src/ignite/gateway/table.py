@@ -4,6 +4,7 @@ A request reads one table from start to end, so it never sees half a change. The
 written to disk: a gateway that starts while controllers are down serves what it knew.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from ignite.domain.apps import AppRef
+from ignite.domain.apps import DRAFT, AppRef
 from ignite.domain.identity import OrganizationId, OrganizationName
 from ignite.domain.routes import Route
 from ignite.domain.workloads import Endpoint, Replica, ReplicaState
 
 FILE_FORMAT = 1
+TAG_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +34,14 @@ class RouteUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What a request asks for: an app, and its active version where `version` is None."""
+    """What a request asks for: an app, and its active version where `version` is None.
+
+    A `tag` names the Workload that alone will do: a draft saved again keeps its number.
+    """
 
     app: AppRef
     version: int | None = None
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +111,14 @@ class RouteTable:
         return replace(fresh, warm=warm)
 
     def claims(self, app: str) -> Iterable[Claim]:
-        """Yield the claims of an app's warm routes."""
+        """Yield the claims of an app's warm routes.
+
+        A draft has none: who tries one names its code, and only the activator looks at that.
+        """
         for route in self._by_app.get(app, ()):
             if (
                 route.is_warm
+                and route.version != DRAFT
                 and self.of_target(Target(app=route.app, version=route.version)) is route
             ):
                 names = {name.lower() for name in route.hostnames}
@@ -122,9 +132,30 @@ class RouteTable:
     def of_target(self, target: Target) -> Route | None:
         """Return the route of an app's version."""
         for route in reversed(self._by_app.get(target.app.id, ())):
-            if route.is_active if target.version is None else route.version == target.version:
+            if _answers(route, target):
                 return route
         return None
+
+
+def tag_of(key: str) -> str:
+    """Return a Workload's key as it fits into a host name."""
+    return hashlib.sha256(key.encode()).hexdigest()[:TAG_LENGTH]
+
+
+def targets_of(route: Route) -> tuple[Target, ...]:
+    """Return all that requests for `route` may have asked for."""
+    targets = [Target(app=route.app), Target(app=route.app, version=route.version)]
+    if route.version == DRAFT:
+        targets.append(Target(app=route.app, version=DRAFT, tag=tag_of(route.key)))
+    return tuple(targets)
+
+
+def _answers(route: Route, target: Target) -> bool:
+    if target.version is None:
+        return route.is_active
+    if route.version != target.version:
+        return False
+    return not target.tag or tag_of(route.key) == target.tag
 
 
 def _name(by_hostname: dict[str, Route], routes: Iterable[Route]) -> set[str]:

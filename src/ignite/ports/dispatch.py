@@ -14,6 +14,8 @@ Headers = tuple[tuple[str, str], ...]
 class Call:
     """One HTTP request for an app. `version` None means the active one.
 
+    `workload` is the key of the Workload that alone may answer: a draft that is saved again keeps
+    its number, and code that it replaced may still run. "" takes whichever the version has.
     `target` is path and raw query as they go on the wire. `deadline_secs` bounds the whole call,
     the wait for a cold start included.
     """
@@ -26,6 +28,7 @@ class Call:
     headers: Headers
     body: bytes
     deadline_secs: float
+    workload: str = ""
 
 
 class Reply(Protocol):
@@ -53,6 +56,7 @@ class Dispatcher(Protocol):
     def dispatch(self, call: Call) -> AbstractAsyncContextManager[Reply]:
         """Send the call; enter to wait for the head; leaving early disconnects the replica.
 
-        Raises Unavailable (cold start failed, queue full: `reason` says which), NotFound (no such
-        app or version is routed) or DeadlineExceeded.
+        Raises Unavailable (cold start failed, queue full: `reason` says which; `DraftChanged` when
+        the version has another Workload than the call's by now), NotFound (no such app or version
+        is routed) or DeadlineExceeded.
         """

@@ -12,7 +12,7 @@ from ignite.domain.identity import OrganizationId, OrganizationName
 from ignite.domain.routes import Route
 from ignite.domain.workloads import Endpoint
 from ignite.gateway.holding import Holding, HoldingLimits, Slot, WakeAnswer
-from ignite.gateway.table import RouteTable, RouteUpdate, Target, ready_replica
+from ignite.gateway.table import RouteTable, RouteUpdate, Target, ready_replica, tag_of
 
 APP = AppRef(organization=OrganizationName("acme"), name="a")
 TARGET = Target(app=APP)
@@ -321,3 +321,40 @@ class TestHosts:
         with pytest.raises(Unavailable) as caught:
             await asked
         assert caught.value.reason == "GatewayStopping"
+
+
+class TestDrafts:
+    """A draft saved again keeps its number; code that it replaced must not answer for it."""
+
+    OLD = route("old", key="acme/a@0#old", version=0, is_active=False, hostnames=())
+    NEW = route("new", key="acme/a@0#new", version=0, is_active=False, hostnames=())
+    TARGET = Target(app=APP, version=0, tag=tag_of(NEW.key))
+
+    async def test_replaced_code_that_is_warm_does_not_answer(self, waker: FakeWaker) -> None:
+        waker.answer = WakeAnswer(ok=True, key=self.NEW.key)
+        held = holding(waker, table(self.OLD))
+        waiting = ask(held, self.TARGET)
+        await asyncio.wait_for(waker.woken.wait(), 5)
+        await settle()
+        assert waker.wakes == [self.TARGET]
+        assert not waiting.done()
+        held.swap(table(self.OLD, self.NEW))
+        assert (await waiting).replica.id == "new"
+
+    async def test_code_that_was_replaced_meanwhile_is_refused(self, waker: FakeWaker) -> None:
+        waker.answer = WakeAnswer(ok=True, key="acme/a@0#newest")
+        held = holding(waker, table())
+        with pytest.raises(Unavailable) as caught:
+            await ask(held, self.TARGET)
+        assert caught.value.reason == "DraftChanged"
+
+    async def test_who_waits_for_a_full_draft_gets_the_slot_that_is_given_back(
+        self, waker: FakeWaker
+    ) -> None:
+        held = holding(waker, table(self.NEW))
+        slot = await ask(held, self.TARGET)
+        waiting = ask(held, self.TARGET)
+        await settle()
+        assert not waiting.done()
+        held.release(slot)
+        assert (await waiting).replica.id == "new"

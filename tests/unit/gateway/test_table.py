@@ -22,6 +22,8 @@ from ignite.gateway.table import (
     loads,
     ready_replica,
     save,
+    tag_of,
+    targets_of,
 )
 
 
@@ -82,6 +84,20 @@ class TestNames:
         again = table.apply(RouteUpdate(revision=3, upserts=(first,)))
         assert again.of_target(Target(app=first.app, version=0)) is first
 
+    def test_a_tag_names_one_draft_alone(self) -> None:
+        old = route(version=0, is_active=False, key="acme/hello@0#aa")
+        new = route(version=0, is_active=False, key="acme/hello@0#bb")
+        only_new = Target(app=new.app, version=0, tag=tag_of(new.key))
+        assert RouteTable.of(1, [old]).of_target(only_new) is None
+        for routes in ([old, new], [new, old]):
+            assert RouteTable.of(1, routes).of_target(only_new) is new
+        assert only_new in targets_of(new)
+        assert only_new not in targets_of(old)
+
+    def test_a_draft_is_not_envoys_to_choose(self) -> None:
+        draft = route(version=0, is_active=False, hostnames=(), key="acme/hello@0#aa")
+        assert RouteTable.of(1, [draft]).warm == {}
+
     @pytest.mark.parametrize(
         ("host", "bare"),
         [
@@ -99,15 +115,19 @@ class TestNames:
         st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True),
         st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True),
         st.none() | st.integers(0, 2**32 - 1),
+        st.just("") | st.text().map(tag_of),
     )
     def test_internal_names_say_exactly_one_target(
-        self, app: str, organization: str, version: int | None
+        self, app: str, organization: str, version: int | None, tag: str
     ) -> None:
         ref = AppRef(organization=OrganizationName(organization), name=app)
-        target = Target(app=ref, version=version)
+        target = Target(app=ref, version=version, tag="" if version is None else tag)
         assert names.target_of_host(names.target_host(target)) == target
 
-    @pytest.mark.parametrize("host", ["", "active", "active.acme", "v.acme.x", "v-1.a.b", "x.a.b"])
+    @pytest.mark.parametrize(
+        "host",
+        ["", "active", "active.acme", "v.acme.x", "v-1.a.b", "x.a.b", "v0-12.a.b", "v\u0661.a.b"],
+    )
     def test_other_hosts_are_no_targets(self, host: str) -> None:
         assert names.target_of_host(host) is None
 

@@ -7,7 +7,7 @@ keep, since only the gateway knows it without a database; the bound here is the 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ulid import ULID
 
@@ -72,14 +72,17 @@ class Invocations:
         body: bytes,
         *,
         version: int | None = None,
+        workload: str = "",
         deadline_secs: float | None = None,
     ) -> AsyncIterator[Running]:
         """Send the call; entered once the head has come. Leaving early disconnects the replica.
 
-        `version` None is the active one; a number is for the app's own organisation. The scope has
-        been checked before. Raises what `check` and the dispatcher raise.
+        `version` None is the active one; a number is for the app's own organisation; `workload` is
+        that of the port's Call. The scope has been checked before. Raises what `check` and the
+        dispatcher raise.
         """
         call = self.check(principal, app, http, body, version=version, deadline_secs=deadline_secs)
+        call = replace(call, workload=workload)
         async with self._dispatcher.dispatch(call) as reply:
             yield Running(execution_id=call.execution_id, reply=reply)
 

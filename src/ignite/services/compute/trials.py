@@ -7,12 +7,14 @@ code does wrong is the outcome of the Execution, never an error of the call.
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ignite.db.database import Database
 from ignite.domain.apps import DRAFT, App, AppRef
 from ignite.domain.builds import Build, BuildState
+from ignite.domain.deployments import workload_ref
 from ignite.domain.errors import (
     IgniteError,
     InvalidArgument,
@@ -33,6 +35,7 @@ from ignite.domain.executions import (
 from ignite.domain.identity import Principal
 from ignite.domain.invocations import Headers, HttpCall, end_to_end
 from ignite.domain.versions import Version, VersionStatus
+from ignite.domain.workloads import WorkloadRef
 from ignite.ports.dispatch import Reply
 from ignite.services.compute.build_logs import BuildLogs
 from ignite.services.compute.drafts import draft_of, running_build, start_build
@@ -40,7 +43,12 @@ from ignite.services.compute.invocations import Invocations
 from ignite.services.compute.versions import version_of
 from ignite.settings import GatewaySettings, LimitSettings
 
-_COMPILES = 3
+_ATTEMPTS = 3
+"""At code that is replaced while it is compiled or called."""
+
+_REPLACED = frozenset({"DraftChanged", "VersionNotReady"})
+"""Reasons of the gateway: the draft was saved again, and the code to try did not run."""
+
 _MARGIN_SECS = 0.25
 _INLINE_BYTES = 256 * 1024  # more is parsed in a thread
 
@@ -67,12 +75,17 @@ class _Wanted:
 
 @dataclass(slots=True, kw_only=True)
 class _Answer:
-    """What has come of an answer so far."""
+    """What has come of an answer so far; `called` is when compiled code was asked for it."""
 
     execution_id: str
+    called: float | None = None
     status: int = 0
     headers: Headers = ()
     body: bytearray = field(default_factory=bytearray)
+
+
+class _Replaced(Exception):
+    """The draft that was to be called is another one now; nothing ran."""
 
 
 class _NotCompiled(Exception):
@@ -130,19 +143,16 @@ class Trials:
             await (draft_of(tx, app) if number == DRAFT else version_of(tx, app, number))
         answer = _Answer(execution_id=call.execution_id)
         started_at, began = self._now(), self._monotonic()
-        compiled: float | None = None
         try:
             async with asyncio.timeout(seconds):
-                await self._compile(wanted)
-                compiled = self._monotonic()
-                outcome = await self._call(wanted, seconds - (compiled - began), answer)
+                outcome = await self._outcome(wanted, began + seconds, answer)
         except TimeoutError:
-            outcome = _timeout(seconds, is_compiled=compiled is not None)
+            outcome = _timeout(seconds, is_compiled=answer.called is not None)
         except _NotCompiled as error:
             outcome = error.outcome
         cold_start_ms = cold_start_ms_of(answer.headers)
         ended = self._monotonic()
-        took_ms = round((ended - (ended if compiled is None else compiled)) * 1000)
+        took_ms = round((ended - (ended if answer.called is None else answer.called)) * 1000)
         execution = Execution(
             id=answer.execution_id,
             app=ref,
@@ -163,35 +173,54 @@ class Trials:
         margin = min(_MARGIN_SECS, deadline_secs / 10)
         return min(self._most_secs, deadline_secs - margin)
 
-    async def _compile(self, wanted: _Wanted) -> None:
-        """Return once the version has an artifact; raises _NotCompiled when it cannot get one."""
-        for _ in range(_COMPILES):
-            build = await self._build_of(wanted.ref, wanted.number)
-            if build is None:
-                return
+    async def _outcome(self, wanted: _Wanted, ends: float, answer: _Answer) -> Outcome:
+        """Compile and call, anew where the draft was saved again before its code ran."""
+        for _ in range(_ATTEMPTS):
+            answer.called = None
+            workload = await self._compile(wanted)
+            answer.called = self._monotonic()
+            with suppress(_Replaced):
+                return await self._call(wanted, workload, ends - answer.called, answer)
+        raise _changed()
+
+    async def _compile(self, wanted: _Wanted) -> WorkloadRef:
+        """Return what to call once the version has an artifact.
+
+        Raises _NotCompiled when it cannot get one.
+        """
+        for _ in range(_ATTEMPTS):
+            found = await self._runnable_or_build(wanted.ref, wanted.number)
+            if isinstance(found, WorkloadRef):
+                return found
             ended = await self._build_logs.until_ended(
-                wanted.principal.organization, build.deploy_id
+                wanted.principal.organization, found.deploy_id
             )
             if ended.state is not BuildState.SUCCEEDED:
                 raise _NotCompiled(_outcome_of_build(ended))
-        raise Unavailable("the draft was saved again and again meanwhile", reason="DraftChanged")
+        raise _changed()
 
-    async def _build_of(self, ref: AppRef, number: int) -> Build | None:
-        """Return the build to wait for, None when the version has its artifact."""
+    async def _runnable_or_build(self, ref: AppRef, number: int) -> WorkloadRef | Build:
+        """Return the Workload of a version that has its artifact, else the build to wait for."""
         async with self._database.transaction() as tx:
             app = await tx.apps.get(ref, lock=number == DRAFT)
             version = await version_of(tx, app, number)
             if version.artifact:
-                return None
+                return workload_ref(app, version)
             build = await running_build(tx, version)
             version = await version_of(tx, app, number)
-            if version.artifact or build is not None:
+            if version.artifact:
+                return workload_ref(app, version)
+            if build is not None:
                 return build
             if number == DRAFT:
                 return await start_build(tx, app, version)
             raise _NotCompiled(_outcome_of_version(version))
 
-    async def _call(self, wanted: _Wanted, seconds: float, answer: _Answer) -> Outcome:
+    async def _call(
+        self, wanted: _Wanted, workload: WorkloadRef, seconds: float, answer: _Answer
+    ) -> Outcome:
+        # Numbered versions never change; the draft keeps its number whatever its code.
+        is_draft = wanted.number == DRAFT
         try:
             async with self._invocations.invoke(
                 wanted.principal,
@@ -199,6 +228,7 @@ class Trials:
                 wanted.http,
                 wanted.payload,
                 version=wanted.number,
+                workload=workload.key if is_draft else "",
                 deadline_secs=seconds,
             ) as running:
                 answer.execution_id = running.execution_id
@@ -211,6 +241,8 @@ class Trials:
         except (InvalidArgument, PermissionDenied):
             raise
         except IgniteError as error:
+            if is_draft and not answer.status and error.reason in _REPLACED:
+                raise _Replaced from error
             return outcome_of_failure(error)
         body = bytes(answer.body)
         if len(body) <= _INLINE_BYTES:
@@ -224,6 +256,10 @@ class Trials:
             if len(answer.body) > self._payload_bytes:
                 return False
         return True
+
+
+def _changed() -> Unavailable:
+    return Unavailable("the draft was saved again and again meanwhile", reason="DraftChanged")
 
 
 def _timeout(seconds: float, *, is_compiled: bool) -> Outcome:
