@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Options:
     """How long and how big. The defaults keep a whole run within six minutes on two cores."""
 
-    rounds: int = 3
-    secs: float = 1.5
+    rounds: int = 9
+    secs: float = 0.5
     apps: int = 10_000
     connections: int = 32
     burst: int = 100
