@@ -175,6 +175,19 @@ result = [hasattr(builtins, 'evil'), [str(finder) for finder in sys.meta_path]]
         assert await ask(status, "result = 1") == 1
         await client.stop(status.replica_id)
 
+    async def test_an_app_finds_its_own_module_by_the_name_of_one_that_is_loaded(
+        self, spawner: Spawner, client: Client
+    ) -> None:
+        app = spawner.app(PROBE)
+        (Path(app) / "decimal.py").write_text("whose = 'mine'\n")
+        status = await client.ready(app)
+        assert await ask(status, "import decimal; result = decimal.whose") == "mine"
+        other = await client.ready(spawner.app(PROBE))
+        code = "import decimal; result = [hasattr(decimal, 'whose'), str(decimal.Decimal('1.0'))]"
+        assert await ask(other, code) == [False, "1.0"]
+        for started in (status, other):
+            await client.stop(started.replica_id)
+
 
 class TestFirstProcess:
     async def test_it_has_no_power_left(self, replica: pb.ReplicaStatus) -> None:
@@ -283,6 +296,16 @@ result = {
         for status in (first, second):
             await client.stop(status.replica_id)
 
+    async def test_the_time_zone_is_the_one_of_its_environment(
+        self, spawner: Spawner, client: Client
+    ) -> None:
+        app = spawner.app(PROBE)
+        # Written out, so that no table of zones is needed.
+        status = await client.ready(app, env={"TZ": "<+05>-5"})
+        code = "import time; result = [time.localtime(0).tm_hour, time.tzname[0]]"
+        assert await ask(status, code) == [5, "+05"]
+        await client.stop(status.replica_id)
+
     async def test_chance_is_its_own(self, spawner: Spawner, client: Client) -> None:
         code = """
 import random, ssl, tempfile, uuid
@@ -313,7 +336,9 @@ class TestSurvival:
         self, spawner: Spawner, client: Client, code: str, reason: str
     ) -> None:
         pid = fork_server(spawner)
-        ended = await client.ended(await client.start(spawner.app(code), memory_mb=64, pids_max=32))
+        # Room for all 32 of the fork bomb: it is to end by the bound on processes.
+        started = await client.start(spawner.app(code), memory_mb=128, pids_max=32)
+        ended = await client.ended(started)
         assert ended.reason == reason
         status = await client.ready(spawner.app(PROBE))
         assert fork_server(spawner) == pid

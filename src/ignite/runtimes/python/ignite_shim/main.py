@@ -26,7 +26,7 @@ from .replica import Replica
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
 logger = logging.getLogger("ignite")
@@ -91,7 +91,7 @@ def _telling(descriptor: str) -> Callable[[], None]:
 def _import_handler(app_dir: str) -> Any:
     if not os.path.isfile(os.path.join(app_dir, "handler.py")):
         _fail(EXIT_NO_HANDLER, "the app has no handler.py at its root")
-    sys.path[0:0] = [app_dir, os.path.join(app_dir, ".deps")]
+    sys.path[0:0] = _import_paths(app_dir)
     sys.argv = [os.path.join(app_dir, "handler.py")]
     try:
         module = importlib.import_module("handler")
@@ -105,6 +105,15 @@ def _import_handler(app_dir: str) -> Any:
     if not callable(handler):
         _fail(EXIT_NO_HANDLER, "handler.py has no function named handler")
     return handler
+
+
+def app_paths(environ: Mapping[str, str]) -> list[str]:
+    """Return where modules of the app are looked for, before those of the interpreter."""
+    return _import_paths(Config(environ).app_dir)
+
+
+def _import_paths(app_dir: str) -> list[str]:
+    return [app_dir, os.path.join(app_dir, ".deps")]
 
 
 def _hint(app_dir: str) -> str:

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import ssl
+import time
 
 from . import kernel
 
@@ -78,6 +79,8 @@ def _begin(status: int, theirs: socket.socket) -> None:
     environ = os.environ  # noqa: TID251 - a process of its own, not the server's
     environ.clear()
     environ.update(env)
+    # The C library has looked at TZ already, in the parent.
+    time.tzset()
     os.chdir(json.loads(message)["cwd"])
     ssl.RAND_add(os.urandom(32), 32)
     _say(status, "started")

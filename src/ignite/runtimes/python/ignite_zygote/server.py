@@ -10,20 +10,13 @@ from __future__ import annotations
 import gc
 import json
 import os
-import random  # noqa: F401
 import signal
 import socket
 
-# Loaded once for all: what the shim and most apps need. `random` seeds itself anew in each child.
-import ssl  # noqa: F401
-import typing  # noqa: F401
-import urllib.parse  # noqa: F401
-from dataclasses import dataclass  # noqa: F401
-from datetime import datetime  # noqa: F401
-
-from ignite_shim.main import main  # type: ignore[import-not-found]  # beside this package
+from ignite_shim.main import app_paths, main  # type: ignore[import-not-found]  # beside this package
 
 from . import inside, kernel
+from .preload import forget_hidden, preload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +36,7 @@ def serve(descriptor: int) -> Callable[[], NoReturn]:
     program = commands.recv(MAX_FILTER_BYTES)[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _reap)
+    loaded = preload()
     ours = os.pidfd_open(os.getpid())
     # Its other end tells a child, that began when we were already dead, that we are.
     alive, alive_end = os.pipe()
@@ -60,6 +54,7 @@ def serve(descriptor: int) -> Callable[[], NoReturn]:
             os.close(ours)
             os.close(alive_end)
             inside.become(json.loads(message), given, program, alive)
+            forget_hidden(loaded, app_paths(os.environ))  # noqa: TID251 - the replica's own
             return main  # type: ignore[no-any-return]
         for received in given:
             os.close(received)
