@@ -240,7 +240,9 @@ class TestToken:
         assert json.loads(response.body)["error"] == "temporarily_unavailable"
 
     async def test_get_is_not_served(self, edge: Edge) -> None:
-        assert (await edge.client.request("GET", TOKEN)).status == 501
+        refused = await edge.client.request("GET", TOKEN)
+        assert (refused.status, refused.headers["allow"]) == (405, "POST")
+        assert json.loads(refused.body)["details"][0]["reason"] == "MethodNotAllowed"
 
 
 class TestDiscovery:
@@ -261,7 +263,8 @@ class TestDiscovery:
             head = await edge.client.request("HEAD", path)
             assert (head.status, head.body) == (got.status, b"")
             assert head.headers["content-length"] == str(len(got.body))
-        assert (await edge.client.request("HEAD", TOKEN)).status == 501
+        assert (await edge.client.request("HEAD", TOKEN)).status == 405
+        assert (await edge.client.request("POST", CERTS)).headers["allow"] == "GET, HEAD"
 
     async def test_other_realm_is_not_found(self, edge: Edge) -> None:
         response = await edge.client.request("GET", CERTS.replace("dodil", "other"))

@@ -205,6 +205,46 @@ class TestErrors:
         assert isinstance(got.json()["details"], list)
 
     @pytest.mark.parametrize(
+        ("method", "target", "allow"),
+        [
+            ("HEAD", "/v1/ignite/app/acme/hello", "DELETE, GET"),
+            ("HEAD", "/v1/ignite/health", "GET"),
+            ("OPTIONS", "/v1/ignite/app/acme/hello/draft?x=1", "GET, POST"),
+            ("PUT", "/v1/ignite/app/acme/a.b/config", "PATCH"),
+            ("GET", "/v1/ignite/app/acme/hello/draft/publish", "POST"),
+            ("DELETE", "/v1/ignite/builds/secrets", "GET, PUT"),
+        ],
+    )
+    async def test_a_method_that_a_path_has_not_got_is_405_and_says_which_it_has(
+        self, rig: Rig, compute: Compute, method: str, target: str, allow: str
+    ) -> None:
+        before = len(compute.seen)
+        # Whatever follows on the connection is an answer of its own: no body comes with HEAD's.
+        reader, writer = await rig.connect()
+        head = f"host: localhost\r\nauthorization: Bearer {rig.keys.token()}\r\n"
+        ask = f"{method} {target} HTTP/1.1\r\n{head}\r\n"
+        writer.write(
+            f"{ask}GET /v1/ignite/health HTTP/1.1\r\n{head}connection: close\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(10):
+            refused, _, rest = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert refused.startswith(b"HTTP/1.1 405 ")
+        assert f"\r\nallow: {allow}\r\n".encode() in refused
+        assert b"\r\nx-ignite-error: MethodNotAllowed\r\n" in refused
+        body, _, _ = rest.partition(b"HTTP/1.1 200 OK\r\n")
+        if method == "HEAD":
+            assert body == b""
+        else:
+            assert json.loads(body)["code"] == 12
+            assert json.loads(body)["details"][0]["reason"] == "MethodNotAllowed"
+        assert len(compute.seen) == before
+
+    async def test_strangers_are_not_told_which_methods_there_are(self, rig: Rig) -> None:
+        got = await rig.get("localhost", "/v1/ignite/app/acme/hello", method="HEAD", token=None)
+        assert (got.status, got.header("allow")) == (401, None)
+
+    @pytest.mark.parametrize(
         ("target", "body"),
         [
             ("/v1/ignite/app/acme", b"{broken"),

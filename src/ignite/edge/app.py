@@ -88,7 +88,7 @@ class EdgeApp:
 
     async def _serve(self, request: Request) -> None:
         path, method = request.scope["path"], request.scope["method"]
-        other_method = False
+        served: set[str] = set()
         for one in self._routes:
             found = one.pattern.fullmatch(path)
             if found is None:
@@ -98,11 +98,13 @@ class EdgeApp:
                     Request(request.scope, request.receive, request.send, found.groupdict())
                 )
                 return
-            other_method = True
-        raise _no_route(method, other_method=other_method)
+            served |= {one.method, "HEAD"} if one.method == "GET" else {one.method}
+        raise _no_route(method, served)
 
 
-def _no_route(method: str, *, other_method: bool) -> IgniteError:
-    if other_method:
-        return Unimplemented(f"{method[:16]} is not served here")
+def _no_route(method: str, served: set[str]) -> IgniteError:
+    if served:
+        allow = {"allow": ", ".join(sorted(served))}
+        text = f"{method[:16]} is not served here"
+        return Unimplemented(text, reason="MethodNotAllowed", details=allow)
     return NotFound("there is nothing at this path")

@@ -121,6 +121,7 @@ def error_answer(error: IgniteError) -> Answer:
     """Return our error body with the status of the usual mapping."""
     code = number_of(error)
     value = {"code": code, "message": message_of(error), "details": details_json(error)}
+    status = _STATUS.get(code, 500)
     headers: tuple[tuple[bytes, bytes], ...] = (NO_STORE,)
     if after := error.details.get("retry_after_secs"):
         headers = (*headers, (b"retry-after", after.encode()))
@@ -128,7 +129,9 @@ def error_answer(error: IgniteError) -> Answer:
         headers = (*headers, (b"retry-after", b"1"))
     elif isinstance(error, Unauthenticated):
         headers = (*headers, (b"www-authenticate", b"Bearer"))
-    return json_answer(value, status=_STATUS.get(code, 500), headers=headers)
+    elif allow := error.details.get("allow"):
+        status, headers = 405, (*headers, (b"allow", allow.encode()))
+    return json_answer(value, status=status, headers=headers)
 
 
 def parse_json(body: bytes) -> Mapping[str, Any]:

@@ -1,60 +1,15 @@
 """The routes that no app changes: the API's hosts, and every other host's way to the activator."""
 
-import re
-from collections.abc import Iterator
-
-from google.api import annotations_pb2
-from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
-
-from ignite.gateway import authorization, names, replies
+from ignite.gateway import authorization, json_paths, names, replies
 from ignite.gateway.authorization import Config
 from ignite.gateway.listeners import BUFFER_FILTER, HTTP, TRANSCODER_FILTER
 from ignite.gateway.shape import Shape
 from ignite.rpc.auth import OPEN_SERVICES
-from ignite.v1 import ignite_options_pb2 as options
 
 FALLBACK = "fallback"
-PACKAGE = "dodil.ignite.v1"
-# Admin has a listener of its own; the JSON of models is not protobuf's and is made by the edge.
-_NOT_TRANSCODED = frozenset({f"{PACKAGE}.AdminService", f"{PACKAGE}.ModelService"})
 _IP_LITERAL = r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\])(:\d+)?"
 _INVOKE = r"/v1/ignite/app/[^/]+/[^/]+/invoke"
 _PUBLIC_BODY_BYTES = 16 * 1024
-
-
-def transcoded_services(descriptors: bytes) -> tuple[str, ...]:
-    """Return the services of ours that Envoy serves as JSON."""
-    found = {
-        f"{file.package}.{service.name}"
-        for file in FileDescriptorSet.FromString(descriptors).file
-        if file.package == PACKAGE
-        for service in file.service
-    }
-    return tuple(sorted(found - _NOT_TRANSCODED))
-
-
-def open_paths(shape: Shape) -> list[Config]:
-    """Return what matches the paths of JSON that the contract serves to everybody.
-
-    A form of path that is not understood here asks for a token: the safe side.
-    """
-    found: list[Config] = []
-    for service, method in _open_methods(shape.descriptors):
-        path = method.options.Extensions[annotations_pb2.http].get
-        if service not in shape.services or not path:
-            continue
-        parts = re.split(r"\{\w+\}", path)
-        regex = "[^/]+".join(re.escape(part) for part in parts)
-        found.append({"safe_regex": {"regex": regex}} if parts[1:] else {"path": path})
-    return found
-
-
-def _open_methods(descriptors: bytes) -> Iterator[tuple[str, MethodDescriptorProto]]:
-    for file in FileDescriptorSet.FromString(descriptors).file:
-        for service in file.service:
-            for method in service.method:
-                if method.options.Extensions[options.public]:
-                    yield f"{file.package}.{service.name}", method
 
 
 def public_routes(shape: Shape) -> Config:
@@ -170,19 +125,49 @@ def _api_routes(shape: Shape) -> list[Config]:
         *_open_grpc(shape),
         {**_grpc({"prefix": "/"}), "typed_per_filter_config": authorization.api_rules(shape)},
         *({"match": match, **_edge()} for match in edge_paths),
+        *_other_methods(shape),
         # And bodies of JSON.
-        *(_json(match, _PUBLIC_BODY_BYTES, {}) for match in open_paths(shape)),
+        *(_json(match, _PUBLIC_BODY_BYTES, {}) for match in json_paths.open_paths(shape)),
         _json({"prefix": "/v1/ignite/"}, shape.max_json_body_bytes, authorization.api_rules(shape)),
         {"match": {"prefix": "/v1/"}, **_edge()},
         {"match": {"path_separated_prefix": "/mcp"}, **_edge()},
     ]
 
 
+def _other_methods(shape: Shape) -> list[Config]:
+    """Return the routes that refuse methods which a path of the JSON API has not got.
+
+    HEAD too: the transcoder would make it a call and send the body that must not be there.
+    """
+    kind = replies.of_status(405)
+    body = replies.error_body(code=kind.code, message=kind.message, reason=kind.reason)
+    found: list[Config] = []
+    for path in json_paths.json_paths(shape):
+        other = {"safe_regex": {"regex": "|".join(path.methods)}}
+        allow = [overwrite("allow", ", ".join(path.methods))]
+        rules = {} if path.is_open else authorization.api_rules(shape)
+        found.append(
+            {
+                "match": {
+                    "safe_regex": {"regex": path.regex},
+                    "headers": [{"name": ":method", "string_match": other, "invert_match": True}],
+                },
+                "direct_response": {"status": 405, "body": {"inline_string": body.decode()}},
+                "response_headers_to_add": [overwrite("content-type", "application/json"), *allow],
+                "typed_per_filter_config": rules,
+            }
+        )
+    return found
+
+
 def _open_grpc(shape: Shape) -> list[Config]:
     """Return the routes of native gRPC that need no token; little is kept for a second try."""
     matches = [
         *({"prefix": f"/{service}/"} for service in sorted(OPEN_SERVICES)),
-        *({"path": f"/{name}/{method.name}"} for name, method in _open_methods(shape.descriptors)),
+        *(
+            {"path": f"/{name}/{method.name}"}
+            for name, method in json_paths.open_methods(shape.descriptors)
+        ),
     ]
     bound = {"request_body_buffer_limit": str(_PUBLIC_BODY_BYTES)}
     return [{**_grpc(match), **bound} for match in matches]

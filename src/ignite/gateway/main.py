@@ -10,8 +10,8 @@ from ignite.gateway.admission import Admission
 from ignite.gateway.demand import DemandBook
 from ignite.gateway.discovery import DiscoveryServer
 from ignite.gateway.envoy import EnvoyProcess, envoy_process
-from ignite.gateway.fixed_routes import transcoded_services
 from ignite.gateway.holding import Holding, HoldingLimits
+from ignite.gateway.json_paths import transcoded_services
 from ignite.gateway.lingering import Publisher
 from ignite.gateway.mark import error_mark
 from ignite.gateway.shape import Issuer, Shape

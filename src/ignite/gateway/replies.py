@@ -37,6 +37,12 @@ LOCAL = (
         message="The token does not allow invoking this app.",
     ),
     Kind(status=404, code=5, reason="NotFound", message="Nothing is served here."),
+    Kind(
+        status=405,
+        code=12,
+        reason="MethodNotAllowed",
+        message="This method is not served here; the header Allow names those that are.",
+    ),
     Kind(status=408, code=4, reason="RequestTimeout", message="The request came too slowly."),
     Kind(status=413, code=8, reason="BodyTooLarge", message="The request body is too large."),
     Kind(
