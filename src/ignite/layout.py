@@ -79,8 +79,7 @@ class Layout:
 
     def artifact(self, organization: str, digest: str) -> Path:
         """Return the folder of one artifact; organisations share none."""
-        tag = hashlib.sha256(organization.encode()).hexdigest()[:16]
-        return self.artifacts / tag / digest
+        return self.artifacts / artifact_tag(organization) / digest
 
     @property
     def builds(self) -> Path:
@@ -155,3 +154,8 @@ class Layout:
     def replica_sockets(self) -> Path:
         """One folder a replica: `r/<id>/s`, writable by that replica's uid alone."""
         return self.run / "r"
+
+
+def artifact_tag(organization: str) -> str:
+    """Return the name of the folder that holds an organisation's artifacts."""
+    return hashlib.sha256(organization.encode()).hexdigest()[:16]

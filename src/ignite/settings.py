@@ -360,6 +360,26 @@ class ScalingSettings(Group):
     )
 
 
+class JanitorSettings(Group):
+    """Removal of what nothing refers to any more."""
+
+    interval_secs: Seconds = Field(
+        default=600, description="Pause between two rounds; 0 removes nothing, ever."
+    )
+    grace_secs: int = Field(
+        default=3600,
+        ge=300,
+        le=30 * 86_400,
+        description="A source or artifact goes when nothing has referred to it for this long, and "
+        "no sooner than the longest call and the longest compile could still need it.",
+    )
+    build_log_days: PositiveInt = Field(
+        default=30,
+        le=3650,
+        description="Logs of compiles are kept this long; and the compiles whose version is gone.",
+    )
+
+
 class LogSettings(Group):
     """What the server says about itself."""
 
@@ -383,6 +403,7 @@ class Settings(Group):
     build: BuildSettings = BuildSettings()
     limits: LimitSettings = LimitSettings()
     scaling: ScalingSettings = ScalingSettings()
+    janitor: JanitorSettings = JanitorSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -136,17 +136,3 @@ async def test_full_disk_is_unavailable_and_leaves_no_draft(
         await files.put(ACME, CONTENT)
     assert raised.value.reason == "StorageFull"
     assert not [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
-
-
-async def test_sweep_removes_old_drafts_and_nothing_else(
-    files: FileBlobStore, tmp_path: Path
-) -> None:
-    await files.put(ACME, CONTENT)
-    old, young = (tmp_path / f"blobs/acme/.draft-{name}" for name in ("old", "young"))
-    for draft in (old, young):
-        draft.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    assert await files.sweep() == 1
-    assert not old.exists()
-    assert young.exists()
-    assert await files.get(ACME, DIGEST) == CONTENT

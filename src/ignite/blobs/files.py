@@ -3,6 +3,9 @@
 A blob is written beside its place, synced, then renamed, and the folder is synced: it is there
 whole or not at all, also over a power cut. Bytes are checked against the name when they are read,
 so a damaged disk cannot pass for code.
+
+A blob that is put once more gets a new time, under the lock that its removal takes (`blobs.shelf`):
+it is there afterwards, whatever was found about it before.
 """
 
 import asyncio
@@ -12,7 +15,6 @@ import logging
 import os
 import re
 import secrets
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import BinaryIO
 
 from ignite.domain.errors import Internal, NotFound, Unavailable
 from ignite.domain.identity import OrganizationName
+from ignite.locks import FolderLock, stamp
 from ignite.privileges import sync_folder
 
 logger = logging.getLogger(__name__)
@@ -27,8 +30,8 @@ logger = logging.getLogger(__name__)
 _CHUNK = 1024 * 1024
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_DRAFT = ".draft-"
-_STALE_SECS = 24 * 3600
+DRAFT = ".draft-"
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FileBlobStore:
@@ -36,13 +39,14 @@ class FileBlobStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._lock = FolderLock(root)
 
     async def put(self, organization: OrganizationName, content: bytes) -> str:
         """See ports.blobs.BlobStore."""
         folder = self._folder(organization)
         digest = hashlib.sha256(content).hexdigest()
-        if not await asyncio.to_thread(_is_there, _place(folder, digest), len(content)):
-            await asyncio.to_thread(_store, folder, (content,))
+        if not await asyncio.to_thread(self._keep, place(folder, digest), len(content)):
+            await asyncio.to_thread(self._store, folder, (content,))
         return digest
 
     async def put_file(self, organization: OrganizationName, path: Path) -> str:
@@ -51,7 +55,7 @@ class FileBlobStore:
 
         def copy() -> str:
             with path.open("rb") as source:
-                return _store(folder, _chunks(source))
+                return self._store(folder, _chunks(source))
 
         return await asyncio.to_thread(copy)
 
@@ -73,10 +77,6 @@ class FileBlobStore:
         finally:
             source.close()
 
-    async def sweep(self) -> int:
-        """Remove what writers left that died a day ago or earlier; return how many files."""
-        return await asyncio.to_thread(_sweep, self._root)
-
     def _folder(self, organization: OrganizationName) -> Path:
         if not _LABEL.fullmatch(organization):
             raise NotFound("no such organization")
@@ -85,42 +85,56 @@ class FileBlobStore:
     def _find(self, organization: OrganizationName, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise NotFound("no such blob")
-        return _place(self._folder(organization), digest)
+        return place(self._folder(organization), digest)
 
-
-def _place(folder: Path, digest: str) -> Path:
-    return folder / digest[:2] / digest[2:]
-
-
-def _is_there(place: Path, size: int) -> bool:
-    try:
-        return place.stat().st_size == size
-    except FileNotFoundError:
-        return False
-
-
-def _store(folder: Path, chunks: Iterable[bytes]) -> str:
-    """Write a blob durably; return its digest."""
-    with _disk_errors():
-        _make_folder(folder)
-        draft = folder / f"{_DRAFT}{secrets.token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _keep(self, path: Path, size: int) -> bool:
+        """Tell whether the blob is there; it is not removed then for a while."""
         try:
-            digest = hashlib.sha256()
-            with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
-                for chunk in chunks:
-                    digest.update(chunk)
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-            place = _place(folder, digest.hexdigest())
-            _make_folder(place.parent)
-            draft.replace(place)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        sync_folder(place.parent)
-    return digest.hexdigest()
+            with self._lock.shared():
+                if path.stat().st_size != size:
+                    return False
+                stamp(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _store(self, folder: Path, chunks: Iterable[bytes]) -> str:
+        """Write a blob durably; return its digest."""
+        with _disk_errors():
+            draft = folder / f"{DRAFT}{secrets.token_hex(8)}"
+            handle = self._open_draft(draft)
+            try:
+                digest = hashlib.sha256()
+                with os.fdopen(handle, "wb") as file:
+                    for chunk in chunks:
+                        digest.update(chunk)
+                        file.write(chunk)
+                    file.flush()
+                    os.fsync(file.fileno())
+                path = place(folder, digest.hexdigest())
+                with self._lock.shared():
+                    _make_folder(path.parent)
+                    # The last chunk may have come a while ago.
+                    stamp(draft)
+                    draft.replace(path)
+                    # Within the lock: an empty folder may go at any other time.
+                    sync_folder(path.parent)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+        return digest.hexdigest()
+
+    def _open_draft(self, draft: Path) -> int:
+        """Make the draft, which from then on keeps its folder from being removed as empty."""
+        _make_folder(self._root)
+        with self._lock.shared():
+            _make_folder(draft.parent)
+            return os.open(draft, _NEW_FILE, 0o600)
+
+
+def place(folder: Path, digest: str) -> Path:
+    """Return where a blob lies in the folder of its organisation."""
+    return folder / digest[:2] / digest[2:]
 
 
 def _make_folder(folder: Path) -> None:
@@ -153,16 +167,6 @@ def _check(wanted: str, found: str) -> None:
     if wanted != found:
         logger.error("a blob is damaged", extra={"digest": wanted})
         raise Internal("stored bytes are damaged", reason="BlobDamaged")
-
-
-def _sweep(root: Path) -> int:
-    before = time.time() - _STALE_SECS
-    removed = 0
-    for draft in root.glob(f"*/{_DRAFT}*"):
-        if draft.stat().st_mtime < before:
-            draft.unlink(missing_ok=True)
-            removed += 1
-    return removed
 
 
 @contextmanager

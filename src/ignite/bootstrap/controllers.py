@@ -1,4 +1,4 @@
-"""The controllers: deployments, autoscaler, builds, and the wire to gateways."""
+"""The controllers: deployments, autoscaler, builds, janitor, and the wire to gateways."""
 
 from datetime import timedelta
 
@@ -7,14 +7,18 @@ import grpc.aio
 from ignite.backends.process import ProcessDriver
 from ignite.backends.replicas import ReplicaBackend
 from ignite.blobs.files import FileBlobStore
+from ignite.blobs.shelf import BlobShelf
 from ignite.bootstrap.run import Tiers, database_url, now
-from ignite.builders.local import LocalBuilder
+from ignite.builders.local import BUILD_SLACK_SECS, LocalBuilder
+from ignite.builders.shelves import ArtifactShelf, WorkFolderShelf
 from ignite.controllers.autoscaler import Autoscaler
 from ignite.controllers.builds import Builds
 from ignite.controllers.deployments import Deployments, DeploymentSettings
+from ignite.controllers.janitor import Janitor, JanitorMetrics, JanitorRules
 from ignite.controllers.route_service import RouteServicer
 from ignite.controllers.routes import RouteBoard
 from ignite.db.database import Database
+from ignite.db.references import References
 from ignite.domain.scaling import PlatformScaling
 from ignite.internal.v1 import routes_pb2_grpc
 from ignite.layout import Layout
@@ -29,6 +33,8 @@ _PAUSES = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
 )
+
+_MARGIN_SECS = 120.0
 
 
 def components(settings: Settings, layout: Layout, registry: Registry) -> Tiers:
@@ -55,6 +61,13 @@ def components(settings: Settings, layout: Layout, registry: Registry) -> Tiers:
         concurrency=settings.build.concurrency,
         log_bytes=settings.build.log_bytes,
     )
+    janitor = Janitor(
+        [BlobShelf(layout.blobs), ArtifactShelf(layout), WorkFolderShelf(layout)],
+        References(database),
+        _janitor_rules(settings),
+        JanitorMetrics(registry),
+        now=now,
+    )
     wire = grpc_component(
         name="controllers",
         binds=[Bind.unix(layout.controllers_socket)],
@@ -70,7 +83,7 @@ def components(settings: Settings, layout: Layout, registry: Registry) -> Tiers:
         # Watches never end by themselves, and nothing else takes long here.
         options=ServerOptions(drain_grace_secs=0.5),
     )
-    return [[backend], [autoscaler, deployments], [builds, wire]]
+    return [[backend], [autoscaler, deployments], [builds, janitor, wire]]
 
 
 def _deployment_settings(settings: Settings) -> DeploymentSettings:
@@ -85,4 +98,25 @@ def _deployment_settings(settings: Settings) -> DeploymentSettings:
             scaledown_floor=timedelta(seconds=scaling.scaledown_floor_secs),
         ),
         trial_idle=timedelta(seconds=scaling.test_idle_secs),
+    )
+
+
+def _janitor_rules(settings: Settings) -> JanitorRules:
+    """Return rules whose grace outlasts whoever could still need a thing no row refers to."""
+    longest_call = (
+        settings.gateway.cold_start_budget_secs
+        + settings.limits.timeout_secs
+        + settings.runtime.stop_grace_secs
+    )
+    needed_for = (
+        longest_call,
+        settings.build.timeout_secs + BUILD_SLACK_SECS,
+        # One to take a connection, one for what is done with it.
+        2 * settings.database.statement_timeout_secs,
+    )
+    grace_secs = max(settings.janitor.grace_secs, *(_MARGIN_SECS + secs for secs in needed_for))
+    return JanitorRules(
+        interval=timedelta(seconds=settings.janitor.interval_secs),
+        grace=timedelta(seconds=grace_secs),
+        build_log_age=timedelta(days=settings.janitor.build_log_days),
     )

@@ -2,7 +2,8 @@
 
 An artifact is a folder that is moved to its name once it is whole and never changes again. Its
 name is known before the compile, so equal code is compiled once; of two builders at a time the
-first to move its folder wins and the other one's is dropped.
+first to move its folder wins and the other one's is dropped. One that is there is taken only with a
+new time (`builders.shelves`), so that it is not removed before its build has said so.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ import grpc.aio
 
 from ignite.archives import inspect, unpack
 from ignite.builders.indexes import configured_index
+from ignite.builders.shelves import ArtifactShelf
 from ignite.domain.archives import ArchiveLimits
 from ignite.domain.builds import Build
 from ignite.domain.errors import (
@@ -47,7 +49,7 @@ RECIPES: Mapping[Language, Recipe] = {Language.PYTHON: PythonRecipe()}
 _SYSTEM = "system"
 _CALL_TIMEOUT_SECS = 30.0
 # The spawner ends a compile at its own bound; ours is for a spawner that does not answer.
-_SLACK_SECS = 600.0
+BUILD_SLACK_SECS = 600.0
 _LAST_LINES = 12
 _LAST_CHARS = 2000
 
@@ -74,6 +76,7 @@ class LocalBuilder:
         self._stub = replicas_pb2_grpc.ReplicaServiceStub(channel)
         self._blobs = blobs
         self._layout = layout
+        self._artifacts = ArtifactShelf(layout)
         self._settings = settings
         self._index_url = configured_index(settings)
         self._limits = ArchiveLimits(
@@ -95,7 +98,7 @@ class LocalBuilder:
         digest = recipe.key(build.code.hash, toolchain)
         result = BuildResult(artifact=digest, runtime_version=toolchain.full_version)
         target = self._layout.artifact(build.organization, digest)
-        if await asyncio.to_thread(target.is_dir):
+        if await asyncio.to_thread(self._artifacts.keep, target):
             await log(_SYSTEM, "this code has been compiled before; nothing to do")
             return result
         content = await self._content(build)
@@ -104,7 +107,7 @@ class LocalBuilder:
                 _prepare, work, content, build.code.is_archive, recipe, self._limits
             )
             await self._compile(build, recipe, toolchain, work, log)
-            await asyncio.to_thread(_keep, work / "out", target)
+            await asyncio.to_thread(self._keep, work / "out", target)
         return result
 
     async def _toolchain(self, build: Build, recipe: Recipe) -> Toolchain:
@@ -148,7 +151,9 @@ class LocalBuilder:
         request = pb.RunBuildRequest(spec=self._spec(build, recipe, toolchain, work))
         last = deque[str](maxlen=_LAST_LINES)
         hide = _password(self._index_url)
-        stream = self._stub.RunBuild(request, timeout=self._settings.timeout_secs + _SLACK_SECS)
+        stream = self._stub.RunBuild(
+            request, timeout=self._settings.timeout_secs + BUILD_SLACK_SECS
+        )
         try:
             async for response in stream:
                 if response.WhichOneof("output") == "result":
@@ -165,6 +170,12 @@ class LocalBuilder:
         finally:
             stream.cancel()
         raise TemporaryError("the spawner ended the compile without a result")
+
+    def _keep(self, made: Path, target: Path) -> None:
+        """Move the artifact to its name; another one that is there already is as good."""
+        os.sync()
+        if not self._artifacts.put(made, target):
+            logger.info("equal code was compiled meanwhile", extra={"artifact": target.name})
 
     def _spec(self, build: Build, recipe: Recipe, toolchain: Toolchain, work: Path) -> pb.BuildSpec:
         return pb.BuildSpec(
@@ -217,25 +228,6 @@ def _prepare(
             os.close(handle)
     except InvalidArgument as error:
         raise PermanentError(error.message, reason=error.reason) from error
-
-
-def _keep(made: Path, target: Path) -> None:
-    """Move the artifact to its name, durably; another one that is there already is as good."""
-    os.sync()
-    target.parent.mkdir(mode=0o755, exist_ok=True)
-    try:
-        made.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        logger.info("equal code was compiled meanwhile", extra={"artifact": target.name})
-        return
-    for folder in (target.parent, target.parent.parent):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _check(result: pb.BuildResult, recipe: Recipe, last: deque[str]) -> None:
