@@ -58,8 +58,9 @@ fmt: $(VENV)/.dev ## format
 lint: $(VENV)/.dev ## formatting and ruff
 	$(BIN)/ruff format --check && $(BIN)/ruff check
 
-types: $(VENV)/.dev ## mypy --strict
+types: $(VENV)/.dev ## mypy --strict, of everything
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases benchmarks tools tests
 
 imports: $(VENV)/.dev ## the layers of the house
 	$(BIN)/lint-imports

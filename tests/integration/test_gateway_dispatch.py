@@ -4,10 +4,12 @@ import asyncio
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import pytest_asyncio
-from tests.support.envoy import Answered, FakeReplica, Rig, Seen, needs_envoy, running_rig
+from tests.support.envoy import Rig, needs_envoy, running_rig
+from tests.support.replica import Answered, FakeReplica, Seen
 
 from ignite.domain.apps import AppRef
 from ignite.domain.errors import (
@@ -156,6 +158,10 @@ class TestWarm:
             assert len(await read(reply)) == 800 * 65_536
 
 
+async def _answer_always(answer: Answered, _request: Seen) -> Answered:
+    return answer
+
+
 async def _answer(answer: Answered) -> Answered:
     return answer
 
@@ -169,7 +175,7 @@ class TestErrors:
 
     async def test_the_app_s_own_errors_are_answers(self, rig: Rig) -> None:
         for status in (404, 429, 500, 503, 504):
-            replica = await rig.replica(lambda _, s=status: _answer(Answered(status=s)))
+            replica = await rig.replica(partial(_answer_always, Answered(status=status)))
             await rig.controllers.settle(rig.route("own", replica))
             async with rig.dispatcher.dispatch(call("own")) as reply:
                 assert reply.status == status

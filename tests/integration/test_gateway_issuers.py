@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.support.envoy import Keys, Rig, needs_envoy, running_rig
+from tests.support.envoy import Rig, needs_envoy, running_rig
+from tests.support.tokens import Keys
 
 from ignite.domain.errors import Unauthenticated
 from ignite.domain.identity import Principal

@@ -5,7 +5,8 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.support.envoy import Rig, exchange, needs_envoy, running_rig
+from tests.support.envoy import Rig, needs_envoy, running_rig
+from tests.support.replica import exchange
 
 pytestmark = needs_envoy
 

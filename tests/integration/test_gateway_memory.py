@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from tests.support.envoy import Keys, Rig, needs_envoy, running_rig
+from tests.support.envoy import Rig, needs_envoy, running_rig
+from tests.support.tokens import Keys
 
 from ignite.rpc.auth import OPEN_SERVICES
 from ignite.v1 import ignite_compute_pb2 as pb
@@ -124,7 +125,7 @@ async def test_what_needs_no_token_takes_no_large_body(rig: Rig) -> None:
         reader, writer = await rig.connect()
         writer.write(head(path, None))
         writer.write(bytes(MIB // 4))
-        assert (await answer_of(reader))[0] in (404, 413)
+        assert (await answer_of(reader))[0] in (404, 405, 413)
         writer.close()
 
 

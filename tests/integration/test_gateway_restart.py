@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from tests.support.envoy import Answered, Rig, Seen, exchange, needs_envoy, running_rig, until
+from tests.support.envoy import Rig, needs_envoy, running_rig, until
+from tests.support.replica import Answered, Seen, exchange
 
 from ignite.domain.apps import AppRef
 from ignite.domain.identity import OrganizationName

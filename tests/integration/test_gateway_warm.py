@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from tests.support.envoy import Answered, Rig, Seen, exchange, needs_envoy, running_rig
+from tests.support.envoy import Rig, needs_envoy, running_rig
+from tests.support.replica import Answered, Seen, exchange
 
 from ignite.domain.workloads import Endpoint
 
@@ -378,7 +379,7 @@ class TestChange:
                 staying = [replica for replica in replicas if replica is not leaving]
                 await rig.controllers.settle(rig.route("churn", *staying))
                 # Acknowledged: nothing new comes, what is there ends, then the replica may go.
-                await leaving.wait_for(lambda replica=leaving: replica.in_flight == 0)
+                await leaving.wait_for(leaving.is_idle)
                 before = len(leaving.seen)
                 await asyncio.sleep(0.05)
                 assert len(leaving.seen) == before

@@ -38,6 +38,7 @@ async def filled(client: Client, size: int, *, version: str = "") -> pb.WarmPool
     async with asyncio.timeout(20):
         while True:
             found = await client.stub.ListWarmPools(pb.ListWarmPoolsRequest())
+            pool: pb.WarmPool
             for pool in found.pools:
                 if pool.ready == pool.size == size and version in pool.runtime.version:
                     return pool

@@ -155,7 +155,7 @@ class TestReach:
                 "__legacy__ = _Legacy()\n",
             },
         )
-        files = {
+        files: dict[str, str | bytes] = {
             "handler.py": HANDLER,
             "requirements.txt": "--no-index\n--find-links ./wheels\n./evil\n",
             "wheels/setuptools-70.0.0-py3-none-any.whl": tools,

@@ -91,7 +91,7 @@ class App:
 def call(server: Server, method: str, fields: Mapping[str, Any]) -> Any:
     """Call a method of ComputeService; a stream is read to its end."""
     kind = pb.DESCRIPTOR.services_by_name["ComputeService"].methods_by_name[method]
-    request = ParseDict(fields, getattr(pb, kind.input_type.name)())
+    request = ParseDict(dict(fields), getattr(pb, kind.input_type.name)())
     with server.channel() as channel:
         stub = ComputeServiceStub(channel)
         answer = getattr(stub, method)(request, metadata=server.metadata, timeout=CALL_SECS)

@@ -5,7 +5,8 @@ import base64
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as made_by
 from typing import Any
 
 import grpc
@@ -25,7 +26,7 @@ class Bound:
     field: str
     number: str
     over: Mapping[str, Any]
-    at: Mapping[str, Any] = field(default_factory=dict)
+    at: Mapping[str, Any] = made_by(default_factory=dict)
 
 
 def scaling(**fields: int) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 from tests.limits.wire import Http2, Outcome, check_error, connect
-from tests.support.envoy import FakeReplica, Rig, needs_envoy, running_rig
+from tests.support.envoy import Rig, needs_envoy, running_rig
+from tests.support.replica import FakeReplica
 
 from ignite.internal.v1 import routes_pb2 as pb
 

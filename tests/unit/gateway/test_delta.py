@@ -90,7 +90,7 @@ class Envoy:
         self.stream.receive(DeltaDiscoveryRequest(**answer))
 
 
-BASE = {"lds": ["public"], "rds": ["public"], "vhds": ["public/fallback"]}
+BASE: dict[str, Any] = {"lds": ["public"], "rds": ["public"], "vhds": ["public/fallback"]}
 
 
 def started() -> tuple[DeltaStream, Envoy]:

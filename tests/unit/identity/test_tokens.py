@@ -24,8 +24,8 @@ from ignite.domain.identity import (
     OrganizationName,
     Scope,
 )
-from ignite.identity.claims import built_in_principal, principal_by_roles
-from ignite.identity.issuer import Issuer, issuer_url
+from ignite.identity.claims import built_in_principal
+from ignite.identity.issuer import Issuer
 from ignite.identity.jwks import VerificationKey
 from ignite.identity.keys import SigningKey, new_key
 from ignite.identity.verifier import (
@@ -34,7 +34,7 @@ from ignite.identity.verifier import (
     ChainVerifier,
     JwtVerifier,
 )
-from ignite.settings import DnsTlsSettings, IdentitySettings, ServerSettings
+from ignite.settings import IdentitySettings
 
 ISSUER = "http://localhost:8080/realms/dodil"
 ACME = Organization(id=OrganizationId("01ACME"), name=OrganizationName("acme"))
@@ -396,47 +396,6 @@ class TestProperties:
         assert principal.organization.name
 
 
-class TestRoles:
-    READ = staticmethod(principal_by_roles("realm_access.roles"))
-
-    def test_roles_at_a_dotted_path_become_scopes(self) -> None:
-        claims = {**GOOD, "realm_access": {"roles": ["ignite.model-user", "offline_access"]}}
-        assert self.READ(claims).scopes == {Scope.INVOKE_MODEL}
-
-    @pytest.mark.parametrize(
-        "access",
-        [
-            None,
-            "ignite.admin",
-            ["ignite.admin"],
-            {"roles": {"ignite.admin": 1}},
-            # Envoy looks for a word in a list: what it would refuse grants nothing here either.
-            {"roles": "ignite.admin ignite.model-user"},
-            {"roles": "ignite.admin"},
-            {},
-        ],
-    )
-    def test_roles_elsewhere_grant_nothing(self, access: object) -> None:
-        assert self.READ({**GOOD, "realm_access": access}).scopes == frozenset()
-
-    def test_our_scopes_are_a_list_too(self) -> None:
-        assert built_in_principal({**GOOD, "scope": ["GetApp"]}).scopes == frozenset()
-
-    def test_scopes_of_another_issuer_grant_nothing(self) -> None:
-        assert self.READ({**GOOD, "scope": "Admin"}).scopes == frozenset()
-
-    def test_organization_may_come_from_the_fallback_claims(self) -> None:
-        claims = {"sub": "u", "org_name": "acme", "org_id": "7"}
-        assert self.READ(claims).organization == Organization(
-            id=OrganizationId("7"), name=OrganizationName("acme")
-        )
-
-    def test_fallback_never_repairs_a_wrong_claim(self) -> None:
-        claims = {"sub": "u", "organization": {"a": {"id": "1"}, "b": {"id": "2"}}}
-        with pytest.raises(Unauthenticated):
-            self.READ({**claims, "org_name": "a", "org_id": "1"})
-
-
 class TestChain:
     async def test_token_goes_to_its_issuers_verifier(self) -> None:
         chain = ChainVerifier({ISSUER: verifier()})
@@ -496,32 +455,3 @@ class _Foreign:
         if key_id != OTHER.id:
             return None
         return VerificationKey(id=OTHER.id, algorithms=("ES256",), key=OTHER.public)
-
-
-class TestIssuerUrl:
-    @pytest.mark.parametrize(
-        ("identity", "dns", "server", "url"),
-        [
-            ({}, {}, {}, "http://localhost:8080/realms/dodil"),
-            (
-                {"realm": "x"},
-                {},
-                {"http_listen_addr": "127.0.0.1:9000"},
-                "http://localhost:9000/realms/x",
-            ),
-            ({}, {}, {"http_listen_addr": "127.0.0.1:0"}, "http://localhost/realms/dodil"),
-            (
-                {},
-                {"base_domain": "a.b", "public_port": 443},
-                {"tls_cert_file": "c"},
-                "https://a.b/realms/dodil",
-            ),
-            ({}, {"base_domain": "a.b"}, {"tls_cert_file": "c"}, "https://a.b:8443/realms/dodil"),
-            ({"issuer": "https://id.example"}, {}, {}, "https://id.example"),
-        ],
-    )
-    def test_url(self, identity: Any, dns: Any, server: Any, url: str) -> None:
-        made = issuer_url(
-            IdentitySettings(**identity), DnsTlsSettings(**dns), ServerSettings(**server)
-        )
-        assert made == url
