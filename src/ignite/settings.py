@@ -293,6 +293,14 @@ class BuildSettings(Group):
         default=1024 * 1024 * 1024, description="Bound on a compiled artifact."
     )
     log_bytes: PositiveInt = Field(default=4 * 1024 * 1024, description="Bound on a build log.")
+    cache_bytes: int = Field(
+        default=20 * 1024**3,
+        ge=0,
+        description="Disk of all caches of packages together; the ones unused for longest go.",
+    )
+    cache_days: PositiveInt = Field(
+        default=30, le=3650, description="A cache goes when it was not used for so long."
+    )
     index_url: SecretStr | None = Field(
         default=None,
         description="Python package index; none: what pip is set to on this machine.",

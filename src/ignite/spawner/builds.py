@@ -62,6 +62,8 @@ _MAX_WAITING_LINES = 1000
 _MAX_MESSAGE_BYTES = 2048
 _PIDS = 512
 _LINE_COST = 32
+_TRIM_SECS = 3600.0
+_DAY_SECS = 86_400
 
 Output = BuildLine | BuildOutcome
 
@@ -128,11 +130,32 @@ class Builds:
         await asyncio.to_thread(self._folders.open)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            tasks.create_task(self._trim_caches(), name="trim caches")
             ready()
             try:
                 await asyncio.Event().wait()
             finally:
                 self._tasks = None
+
+    async def _trim_caches(self) -> None:
+        """Keep the caches within their bounds, until cancelled."""
+        settings = self._settings
+        while True:
+            await asyncio.sleep(_TRIM_SECS)
+            try:
+                trimmed = await asyncio.to_thread(
+                    self._folders.trim,
+                    most_bytes=settings.cache_bytes,
+                    most_age_secs=settings.cache_days * _DAY_SECS,
+                )
+            except Exception:  # compiles go on, and the next hour may be better
+                logger.exception("caches cannot be trimmed")
+                continue
+            if trimmed.count:
+                logger.info(
+                    "removed caches of packages",
+                    extra={"caches": trimmed.count, "bytes": trimmed.size_bytes},
+                )
 
     async def compile(self, spec: BuildSpec) -> AsyncIterator[Output]:
         """Yield the lines of a compile and last how it ended. Closing the iterator ends it."""
