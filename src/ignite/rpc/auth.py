@@ -4,18 +4,17 @@ Who calls is read from the bearer token alone; metadata such as `x-organization-
 looked at. The organisation that a message names has to be the token's own.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
-
-import grpc
 
 from ignite.domain.errors import PermissionDenied, Unauthenticated
 from ignite.domain.identity import PUBLIC_ORGANIZATION, Principal
 from ignite.ports.identity import TokenVerifier
 from ignite.rpc.calls import CallsUnderWay
-from ignite.rpc.handlers import Context, Continuation, Handler, MessageCheck, accept, wrap
+from ignite.rpc.gates import OPEN, Caller, Gate, OpenGate
+from ignite.rpc.handlers import Context
 from ignite.rpc.policy import ORGANIZATION_FIELD, MethodPolicy
 from ignite.rpc.request_id import metadata_value
 
@@ -47,7 +46,7 @@ def bearer_of(authorization: str) -> str:
     return token.strip()
 
 
-class BearerAuthInterceptor(grpc.aio.ServerInterceptor):
+class BearerAuthInterceptor:
     """Lets a call through when its token is good, has the scope and stays in its organisation.
 
     `open_to_public` names the methods that any caller with the scope may use on what belongs to the
@@ -66,81 +65,74 @@ class BearerAuthInterceptor(grpc.aio.ServerInterceptor):
         self._open_to_public = open_to_public
         self._calls = calls
 
-    async def intercept_service(
-        self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> "Handler | None":
-        """Wrap the handler."""
-        handler = await continuation(details)
-        if handler is None:
-            return None
-        method = details.method
-        if method.split("/")[1] in OPEN_SERVICES:
-            return handler
+    def gate(self, method: str) -> Gate:
+        """See rpc.gates.Auth."""
         policy = self._policies.get(method, _UNKNOWN)
-        if policy.is_public:
-            return handler
+        if policy.is_public or method.split("/")[1] in OPEN_SERVICES:
+            return OPEN
+        return _BearerGate(
+            verifier=self._verifier,
+            policy=policy,
+            is_open_to_public=method in self._open_to_public,
+            calls=self._calls,
+        )
 
-        @asynccontextmanager
-        async def around(context: Context) -> AsyncIterator[MessageCheck]:
-            principal = await self._admit(context, policy)
-            token = _principal.set(principal)
-            try:
-                with self._calls.one_of(principal) if self._calls else nullcontext():
-                    yield self._check(method, policy, principal)
-            finally:
-                _principal.reset(token)
 
-        return wrap(handler, around)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BearerGate:
+    """Before one method."""
 
-    async def _admit(self, context: Context, policy: MethodPolicy) -> Principal:
-        token = bearer_of(metadata_value(context, "authorization"))
-        principal = await self._verifier.verify(token)
-        if policy.scope is None:
+    verifier: TokenVerifier
+    policy: MethodPolicy
+    is_open_to_public: bool
+    calls: CallsUnderWay | None
+
+    async def enter(self, context: Context) -> Principal:
+        principal = await self.verifier.verify(bearer_of(metadata_value(context, "authorization")))
+        scope = self.policy.scope
+        if scope is None:
             raise PermissionDenied("nobody may call this method", reason="NoScopeDefined")
-        if policy.scope not in principal.scopes:
+        if scope not in principal.scopes:
             raise PermissionDenied(
-                f"the scope {policy.scope} is needed",
+                f"the scope {scope} is needed",
                 reason="ScopeMissing",
-                details={"scope": policy.scope.value},
+                details={"scope": scope.value},
             )
+        if self.calls is not None:
+            self.calls.begin(principal)
+        _principal.set(principal)
         return principal
 
-    def _check(self, method: str, policy: MethodPolicy, principal: Principal) -> MessageCheck:
-        if not policy.names_organization:
-            return accept
-        own = principal.organization.name
+    def check(self, caller: Caller, message: Any) -> None:
+        if not self.policy.names_organization:
+            return
+        named = getattr(message, ORGANIZATION_FIELD)
+        if not named or (caller is not None and named == caller.organization.name):
+            return
+        if named == PUBLIC_ORGANIZATION and self.is_open_to_public:
+            return
+        raise PermissionDenied("the token is of another organization", reason="OtherOrganization")
 
-        def check(message: Any) -> None:
-            named = getattr(message, ORGANIZATION_FIELD)
-            if not named or named == own:
-                return
-            if named == PUBLIC_ORGANIZATION and method in self._open_to_public:
-                return
-            raise PermissionDenied(
-                "the token is of another organization", reason="OtherOrganization"
-            )
-
-        return check
+    def leave(self, caller: Caller) -> None:
+        if self.calls is not None and caller is not None:
+            self.calls.end(caller)
 
 
-class CertificateAuthInterceptor(grpc.aio.ServerInterceptor):
+class CertificateAuthInterceptor(OpenGate):
     """Lets a call through when TLS has verified a certificate of the client.
 
     The listener demands one already; this refuses should it ever be bound without.
     """
 
-    async def intercept_service(
-        self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> "Handler | None":
-        """Wrap the handler."""
-        handler = await continuation(details)
-        return handler and wrap(handler, self._around)
+    def gate(self, method: str) -> Gate:  # noqa: ARG002 - the same before all
+        """See rpc.gates.Auth."""
+        return self
 
-    @asynccontextmanager
-    async def _around(self, context: Context) -> AsyncIterator[MessageCheck]:
+    async def enter(self, context: Context) -> Caller:
+        """Return None: an operator has no name; raises Unauthenticated."""
         if not _has_certificate(context):
             raise Unauthenticated("a client certificate is needed")
-        yield accept
+        return None
 
 
 def _has_certificate(context: Context) -> bool:

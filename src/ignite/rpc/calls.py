@@ -4,7 +4,6 @@ A caller is an account in an organisation. Both edges of the API count in the sa
 the bound is refused at once: waiting would hold the very memory that the bound is for.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,22 +16,33 @@ class CallsUnderWay:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._calls: Counter[tuple[str, str]] = Counter()
+        self._calls: dict[tuple[str, str], int] = {}
 
     @contextmanager
     def one_of(self, principal: Principal) -> Iterator[None]:
-        """Count a call while it is under way; raises ResourceExhausted at the bound."""
+        """Count a call while it is under way; raises as `begin` does."""
+        self.begin(principal)
+        try:
+            yield
+        finally:
+            self.end(principal)
+
+    def begin(self, principal: Principal) -> None:
+        """Count a call until its `end`; raises ResourceExhausted at the bound."""
         caller = (principal.organization.id, principal.subject)
-        if self._calls[caller] >= self._most:
+        under_way = self._calls.get(caller, 0)
+        if under_way >= self._most:
             raise ResourceExhausted(
                 f"at most {self._most} calls of one caller at once",
                 reason="TooManyCalls",
                 details={"calls_per_caller": str(self._most), "retry_after_secs": "1"},
             )
-        self._calls[caller] += 1
-        try:
-            yield
-        finally:
+        self._calls[caller] = under_way + 1
+
+    def end(self, principal: Principal) -> None:
+        """Count a call that has begun out."""
+        caller = (principal.organization.id, principal.subject)
+        if self._calls[caller] > 1:
             self._calls[caller] -= 1
-            if not self._calls[caller]:
-                del self._calls[caller]
+        else:
+            del self._calls[caller]

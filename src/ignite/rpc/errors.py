@@ -6,13 +6,9 @@ gets a neutral text with the request id, the log gets the trace, once. Cancellat
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import grpc
 
 from ignite.domain.errors import DeadlineExceeded, IgniteError, Internal
-from ignite.rpc.handlers import Context, Continuation, Handler, MessageCheck, accept, wrap
+from ignite.rpc.handlers import Context
 from ignite.rpc.request_id import KEY, request_id
 from ignite.rpc.status import DETAILS_KEY, code_of, details_bin, message_of
 
@@ -33,31 +29,8 @@ def to_ignite_error(error: Exception, identifier: str, method: str) -> IgniteErr
     return Internal(f"internal error (request {identifier})")
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Maps and masks what handlers raise."""
-
-    async def intercept_service(
-        self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> "Handler | None":
-        """Wrap the handler."""
-        handler = await continuation(details)
-        if handler is None:
-            return None
-        method = details.method
-
-        @asynccontextmanager
-        async def around(context: Context) -> AsyncIterator[MessageCheck]:
-            try:
-                yield accept
-            except (grpc.aio.AbortError, grpc.aio.UsageError):
-                raise  # the status is already on the wire
-            except Exception as error:  # noqa: BLE001 - the supervising edge of every call
-                await _abort(context, to_ignite_error(error, request_id(), method))
-
-        return wrap(handler, around)
-
-
-async def _abort(context: Context, error: IgniteError) -> None:
+async def abort(context: Context, error: IgniteError) -> None:
+    """End the call with the status of `error`."""
     await context.abort(
         code_of(error),
         message_of(error),

@@ -1,14 +1,10 @@
 """Counts and times calls. Labels are the method and the code, both closed sets."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 
 import grpc
 
-from ignite.rpc.handlers import Context, Continuation, Handler, MessageCheck, accept, wrap
+from ignite.rpc.handlers import Context
 from ignite.telemetry.metrics import Registry, counter, duration, gauge
 
 
@@ -45,38 +41,7 @@ class MethodMetrics:
         self._seconds.observe(seconds)
 
 
-class MetricsInterceptor(grpc.aio.ServerInterceptor):
-    """Reports every call of a known method to RpcMetrics."""
-
-    def __init__(self, metrics: RpcMetrics) -> None:
-        self._metrics = metrics
-
-    async def intercept_service(
-        self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> "Handler | None":
-        """Wrap the handler; a method nobody serves is not counted, its name is the caller's."""
-        handler = await continuation(details)
-        if handler is None:
-            return None
-        metrics = self._metrics.of(details.method)
-
-        @asynccontextmanager
-        async def around(context: Context) -> AsyncIterator[MessageCheck]:
-            began = time.monotonic()
-            metrics.started()
-            code = ""
-            try:
-                yield accept
-            except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED.name
-                raise
-            finally:
-                code = code or _code_name(context)
-                metrics.finished(code, time.monotonic() - began)
-
-        return wrap(handler, around)
-
-
-def _code_name(context: Context) -> str:
+def code_name(context: Context) -> str:
+    """Return the name of the status that a call ended with."""
     code = context.code()
     return code.name if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK.name

@@ -6,13 +6,9 @@ trailers-only answer, which is what lets the JSON transcoder set the HTTP status
 
 import re
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
-import grpc
-
-from ignite.rpc.handlers import Context, Continuation, Handler, MessageCheck, accept, wrap
+from ignite.rpc.handlers import Context
 
 KEY = "x-request-id"
 
@@ -31,25 +27,12 @@ def accept_request_id(given: str) -> str:
     return given if _PLAIN.fullmatch(given) else f"req_{secrets.token_hex(_NEW_BYTES)}"
 
 
-class RequestIdInterceptor(grpc.aio.ServerInterceptor):
-    """Gives every call an id that logs, errors and the answer share."""
-
-    async def intercept_service(
-        self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> "Handler | None":
-        """Wrap the handler."""
-        handler = await continuation(details)
-        return handler and wrap(handler, self._around)
-
-    @asynccontextmanager
-    async def _around(self, context: Context) -> AsyncIterator[MessageCheck]:
-        identifier = accept_request_id(metadata_value(context, KEY))
-        token = _current.set(identifier)
-        context.set_trailing_metadata(((KEY, identifier),))
-        try:
-            yield accept
-        finally:
-            _current.reset(token)
+def identify(context: Context) -> str:
+    """Give a call its id, which logs, errors and the answer share; return it."""
+    identifier = accept_request_id(metadata_value(context, KEY))
+    _current.set(identifier)
+    context.set_trailing_metadata(((KEY, identifier),))
+    return identifier
 
 
 def metadata_value(context: Context, key: str) -> str:

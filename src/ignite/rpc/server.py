@@ -15,14 +15,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from ignite.rpc.chain import Chain
-from ignite.rpc.decoding import DecodingInterceptor
-from ignite.rpc.errors import ErrorInterceptor
-from ignite.rpc.metrics import MetricsInterceptor, RpcMetrics
-from ignite.rpc.request_id import RequestIdInterceptor
-from ignite.rpc.unbuilt import UnbuiltInterceptor
+from ignite.rpc.entrance import Entrance
+from ignite.rpc.gates import Auth
+from ignite.rpc.methods import Methods
+from ignite.rpc.metrics import RpcMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ class Service:
     """A service to serve: its full name, the generated `add_…_to_server`, and the servicer."""
 
     name: str
-    add: Callable[[Any, grpc.aio.Server], None]
+    add: Callable[[Any, Any], None]
     servicer: object
 
 
@@ -89,16 +87,15 @@ class GrpcServer:
     name: str
     binds: Sequence[Bind]
     services: Sequence[Service]
-    interceptors: Sequence[grpc.aio.ServerInterceptor]
+    entrance: Entrance
     options: ServerOptions = ServerOptions()
     on_bound: Callable[[dict[str, int]], None] = lambda _ports: None
     ports: dict[str, int] = field(default_factory=dict)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled, then drain."""
-        server = build_server(self.services, self.interceptors, self.options)
         checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        server = build_server([*self.services, _health(checks)], self.entrance, self.options)
         try:
             for bind in self.binds:
                 self.ports[bind.address] = _bind(server, bind)
@@ -116,23 +113,33 @@ class GrpcServer:
 
 
 def build_server(
-    services: Sequence[Service],
-    interceptors: Sequence[grpc.aio.ServerInterceptor],
-    options: ServerOptions,
+    services: Sequence[Service], entrance: Entrance, options: ServerOptions
 ) -> grpc.aio.Server:
     """Return a server with the services and reflection, not bound and not started."""
-    server = grpc.aio.server(
-        interceptors=[Chain(interceptors)],
+    methods = Methods(entrance)
+    for service in (*services, _reflection([service.name for service in services])):
+        service.add(service.servicer, methods)
+    return grpc.aio.server(
+        handlers=[methods],
         maximum_concurrent_rpcs=options.max_concurrent_calls,
         options=_channel_options(options),
     )
-    for service in services:
-        service.add(service.servicer, server)
-    names = [service.name for service in services]
-    reflection.enable_server_reflection(
-        [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+
+
+def _health(checks: health.aio.HealthServicer) -> Service:
+    return Service(
+        name=health.SERVICE_NAME,
+        add=health_pb2_grpc.add_HealthServicer_to_server,
+        servicer=checks,
     )
-    return server
+
+
+def _reflection(names: Sequence[str]) -> Service:
+    return Service(
+        name=reflection.SERVICE_NAME,
+        add=reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+        servicer=reflection.aio.ReflectionServicer([*names, reflection.SERVICE_NAME]),
+    )
 
 
 def grpc_component(
@@ -140,27 +147,20 @@ def grpc_component(
     name: str,
     binds: Sequence[Bind],
     services: Sequence[Service],
-    auth: grpc.aio.ServerInterceptor | None,
+    auth: Auth | None,
     metrics: RpcMetrics | None = None,
     options: ServerOptions | None = None,
     on_bound: Callable[[dict[str, int]], None] = lambda _ports: None,
 ) -> GrpcServer:
-    """Return a server with our interceptors in their order.
+    """Return a server with our entrance before its handlers.
 
     `auth` None is for sockets that only our own processes can open.
     """
-    interceptors: list[grpc.aio.ServerInterceptor] = [RequestIdInterceptor()]
-    if metrics is not None:
-        interceptors.append(MetricsInterceptor(metrics))
-    interceptors += [ErrorInterceptor(), DecodingInterceptor()]
-    if auth is not None:
-        interceptors.append(auth)
-    interceptors.append(UnbuiltInterceptor())
     return GrpcServer(
         name=name,
         binds=binds,
         services=services,
-        interceptors=interceptors,
+        entrance=Entrance(auth=auth, metrics=metrics),
         options=options or ServerOptions(),
         on_bound=on_bound,
     )
