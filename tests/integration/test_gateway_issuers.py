@@ -98,6 +98,27 @@ async def test_both_issuers_are_believed_by_the_same_rules(has_address: bool) ->
         assert (await rig.get(rig.host("two"), token=bad)).status == 401
 
 
+async def test_who_brings_no_token_or_an_old_one_is_told_so() -> None:
+    async with rig_of(has_address=True) as (rig, theirs):
+        await rig.controllers.settle(rig.route("told", await rig.replica()))
+        words = {
+            None: "MissingToken",
+            rig.keys.token(exp=1): "TokenExpired",
+            token(theirs, {"exp": 1}): "TokenExpired",
+            theirs.token(): "Unauthenticated",
+            rig.keys.token(aud="other"): "Unauthenticated",
+            "garbage": "Unauthenticated",
+        }
+        for host, path in ((rig.host("told"), "/"), ("localhost", "/v1/ignite/secrets")):
+            for bearer, word in words.items():
+                got = await rig.get(host, path, token=bearer)
+                info = got.json()["details"][0]
+                said = (got.status, got.json()["code"], info["reason"])
+                assert said == (401, 16, word), (host, bearer)
+                assert got.header("x-ignite-error") == word
+                assert ("expired" in got.json()["message"]) == (word == "TokenExpired")
+
+
 async def test_the_internal_way_needs_no_keys() -> None:
     async with rig_of(has_address=False) as (rig, _):
         await rig.controllers.settle(rig.route("inner", await rig.replica()))

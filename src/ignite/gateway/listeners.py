@@ -247,16 +247,16 @@ def _local_replies() -> Config:
 def _token_replies() -> list[Config]:
     """Return corrections of what the token filter answers.
 
-    A token for somebody else is a bad token: 401, where Envoy says 403. And where Envoy has no keys
-    yet, nothing is wrong with the token: 503, where Envoy says 401.
+    A token for somebody else is a bad token: 401, where Envoy says 403. Where Envoy has no keys
+    yet, nothing is wrong with the token: 503, where Envoy says 401. And what a caller can mend
+    alone has a word of its own, as at the activator: there is no token, or its time is over.
     """
-    no_keys = replies.Kind(
-        status=503, code=14, reason="KeysUnavailable", message="Tokens cannot be verified now."
-    )
     found: list[Config] = []
     for condition, kind in (
         ("response.code == 403", replies.of_status(401)),
-        ("response.code_details.contains('Jwks_remote_fetch')", no_keys),
+        ("response.code_details.contains('Jwks_remote_fetch')", replies.NO_KEYS),
+        ("response.code_details.contains('Jwt_is_missing')", replies.NO_TOKEN),
+        ("response.code_details.contains('Jwt_is_expired')", replies.EXPIRED),
     ):
         is_grpc = "request.headers['content-type'].startsWith('application/grpc')"
         found.append(_correction(f"{condition} && {is_grpc}", kind, _text(kind)))

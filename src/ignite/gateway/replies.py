@@ -68,6 +68,16 @@ LOCAL = (
 """What Envoy answers on its own, by status."""
 
 
+NO_KEYS = Kind(
+    status=503, code=14, reason="KeysUnavailable", message="Tokens cannot be verified now."
+)
+NO_TOKEN = Kind(
+    status=401, code=16, reason="MissingToken", message="A valid bearer token is needed."
+)
+EXPIRED = Kind(status=401, code=16, reason="TokenExpired", message="The token has expired.")
+"""What Envoy's token filter says in finer words than the status."""
+
+
 def of_status(status: int) -> Kind:
     """Return Envoy's own answer of that status."""
     return next(kind for kind in LOCAL if kind.status == status)
