@@ -39,10 +39,6 @@ async def draft(compute: Compute) -> Any:
     return (await compute.call("GetDraftInfo", pb.GetDraftInfoRequest(app_name="hello"))).draft
 
 
-async def compile_draft(compute: Compute) -> Any:
-    return await compute.call("CompileDraft", pb.CompileDraftRequest(app_name="hello"))
-
-
 async def state(compute: Compute) -> Any:
     return await compute.call("GetAppState", pb.GetAppStateRequest(app_name="hello"))
 
@@ -139,7 +135,7 @@ class TestSaveDraft:
 
     async def test_code_compiled_before_is_not_compiled_again(self, compute: Compute) -> None:
         await compute.save("hello")
-        await compile_draft(compute)
+        await compute.compile_draft()
         await compute.controllers.build("b" * 64)
         await compute.save("hello", HANDLER + b"# other\n")
         assert not (await draft(compute)).compiled_at_ms
@@ -159,7 +155,7 @@ class TestCompileDraft:
 
     async def test_draft_compiles_and_is_ready(self, compute: Compute) -> None:
         await compute.save("hello")
-        answer = await compile_draft(compute)
+        answer = await compute.compile_draft()
         assert answer.status == common.VERSION_STATUS_COMPILING
         assert answer.build_id.startswith("bld_")
         assert answer.deploy_id.startswith("dep_")
@@ -174,24 +170,24 @@ class TestCompileDraft:
     async def test_second_call_while_it_compiles_is_the_same_build(self, compute: Compute) -> None:
         await compute.save("hello")
         async with asyncio.TaskGroup() as tasks:
-            calls = [tasks.create_task(compile_draft(compute)) for _ in range(4)]
+            calls = [tasks.create_task(compute.compile_draft()) for _ in range(4)]
         assert len({call.result().build_id for call in calls}) == 1
 
     async def test_failed_draft_can_be_compiled_again(self, compute: Compute) -> None:
         await compute.save("hello")
-        first = await compile_draft(compute)
+        first = await compute.compile_draft()
         claimed = await compute.controllers.claim()
         await claimed.fail("no such package", "DependencyNotFound")
         failed = await draft(compute)
         assert failed.status == common.VERSION_STATUS_FAILED
         assert (failed.error, failed.error_reason) == ("no such package", "DependencyNotFound")
-        second = await compile_draft(compute)
+        second = await compute.compile_draft()
         assert second.build_id != first.build_id
         assert not (await draft(compute)).error
 
     async def test_draft_saved_during_the_compile_stays_a_draft(self, compute: Compute) -> None:
         await compute.save("hello")
-        await compile_draft(compute)
+        await compute.compile_draft()
         claimed = await compute.controllers.claim()
         await compute.save("hello", HANDLER + b"# newer\n")
         await claimed.succeed()
@@ -219,7 +215,7 @@ class TestPublishDraft:
 
     async def test_build_that_runs_is_shared(self, compute: Compute) -> None:
         await compute.save("hello")
-        started = await compile_draft(compute)
+        started = await compute.compile_draft()
         await compute.publish("hello")
         (version,) = (await versions(compute)).versions
         assert version.build_id == started.build_id
@@ -232,7 +228,7 @@ class TestPublishDraft:
         """Every interleaving of the two must end with a compiled version."""
         for number in range(1, 9):
             await compute.save("hello", HANDLER + f"# {number}\n".encode())
-            await compile_draft(compute)
+            await compute.compile_draft()
             claimed = await compute.controllers.claim()
             async with asyncio.TaskGroup() as tasks:
                 published = tasks.create_task(compute.publish("hello"))
@@ -245,7 +241,7 @@ class TestPublishDraft:
         self, compute: Compute
     ) -> None:
         await compute.save("hello")
-        await compile_draft(compute)
+        await compute.compile_draft()
         claimed = await compute.controllers.claim()
         from ignite.services.compute.drafts import draft_of, running_build
 
@@ -261,7 +257,7 @@ class TestPublishDraft:
 
     async def test_failed_draft_is_compiled_again(self, compute: Compute) -> None:
         await compute.save("hello")
-        await compile_draft(compute)
+        await compute.compile_draft()
         await (await compute.controllers.claim()).fail("x", "ImportFailed")
         await compute.publish("hello")
         assert await statuses(compute) == {1: "COMPILING"}
@@ -458,137 +454,6 @@ class TestGetAppState:
         assert [replica.replica_id for replica in now.replicas] == ["r1", "r2", "r3"]
         assert now.replicas[1].state == common.REPLICA_STATE_STARTING
         assert (now.last_error, now.last_error_reason) == ("boom", "Crashed")
-
-
-class TestBuildLogs:
-    async def follow(self, compute: Compute, deploy_id: str, **options: Any) -> list[Any]:
-        request = pb.StreamCompileLogsRequest(deploy_id=deploy_id)
-        return [frame async for frame in compute.call("StreamCompileLogs", request, **options)]
-
-    async def test_stored_lines_are_replayed_then_the_status(self, compute: Compute) -> None:
-        await compute.save("hello")
-        started = await compile_draft(compute)
-        claimed = await compute.controllers.claim()
-        await claimed.log("one", "two")
-        await claimed.succeed()
-        frames = await self.follow(compute, started.deploy_id)
-        assert [frame.line.message for frame in frames] == ["one", "two", ""]
-        assert frames[-1].status == common.VERSION_STATUS_DRAFT
-        assert not frames[-1].HasField("line")
-
-    async def test_lines_come_while_the_compile_runs(self, compute: Compute) -> None:
-        await compute.save("hello")
-        started = await compile_draft(compute)
-        claimed = await compute.controllers.claim()
-        stream = compute.call(
-            "StreamCompileLogs", pb.StreamCompileLogsRequest(deploy_id=started.deploy_id)
-        )
-        for message in ("one", "two"):
-            await claimed.log(message)
-            frame = await stream.read()
-            assert frame.line.message == message
-            assert frame.line.stream == "stdout"
-        await claimed.fail("it broke", "CompileFailed")
-        last = await stream.read()
-        assert last.status == common.VERSION_STATUS_FAILED
-        assert (last.error, last.error_reason) == ("it broke", "CompileFailed")
-        assert await stream.read() is grpc.aio.EOF
-
-    async def test_log_longer_than_a_page_comes_whole(self, compute: Compute) -> None:
-        await compute.save("hello")
-        started = await compile_draft(compute)
-        claimed = await compute.controllers.claim()
-        wanted = [f"line {number}" for number in range(1_203)]
-        await claimed.log(*wanted)
-        await claimed.succeed()
-        frames = await self.follow(compute, started.deploy_id)
-        assert [frame.line.message for frame in frames[:-1]] == wanted
-
-    async def test_compile_of_another_tenant_is_not_found(self, compute: Compute) -> None:
-        await compute.save("hello")
-        started = await compile_draft(compute)
-        for deploy_id in (started.deploy_id, "dep_0", "x\0", "", started.build_id):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await self.follow(compute, deploy_id, organization="rival")
-            assert caught.value.code() is Code.NOT_FOUND
-
-    async def test_following_holds_no_connection_while_it_waits(self, compute: Compute) -> None:
-        await compute.save("hello")
-        started = await compile_draft(compute)
-        request = pb.StreamCompileLogsRequest(deploy_id=started.deploy_id)
-        streams = [compute.call("StreamCompileLogs", request) for _ in range(30)]
-        claimed = await compute.controllers.claim()
-        await claimed.log("go")
-        for stream in streams:
-            assert (await stream.read()).line.message == "go"
-        await claimed.succeed()
-        for stream in streams:
-            assert (await stream.read()).status == common.VERSION_STATUS_DRAFT
-
-    async def test_followed_app_that_is_deleted_ends_the_stream(self, compute: Compute) -> None:
-        await compute.save("hello")
-        started = await compile_draft(compute)
-        stream = compute.call(
-            "StreamCompileLogs", pb.StreamCompileLogsRequest(deploy_id=started.deploy_id)
-        )
-        claimed = await compute.controllers.claim()
-        await claimed.log("one")
-        assert (await stream.read()).line.message == "one"
-        await compute.call("DeleteApp", pb.DeleteAppRequest(app_name="hello"))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stream.read()
-        assert caught.value.code() is Code.NOT_FOUND
-
-    async def stored(self, compute: Compute, build_id: str) -> Any:
-        request = pb.GetBuildLogRequest(app_name="hello", build_id=build_id)
-        return await compute.call("GetBuildLog", request)
-
-    async def test_stored_log_has_lines_and_status(self, compute: Compute) -> None:
-        await compute.save("hello")
-        started = await compile_draft(compute)
-        assert (await self.stored(compute, started.build_id)).status == common.BUILD_STATUS_PENDING
-        claimed = await compute.controllers.claim()
-        await claimed.log("one")
-        await claimed.log("two", stream="stderr")
-        await claimed.succeed()
-        log = await self.stored(compute, started.build_id)
-        assert [(line.stream, line.message) for line in log.lines] == [
-            ("stdout", "one"),
-            ("stderr", "two"),
-        ]
-        assert log.status == common.BUILD_STATUS_SUCCEEDED
-        assert not log.truncated
-
-    async def test_long_log_loses_its_middle_and_says_so(
-        self, database_url: str, tmp_path: Path
-    ) -> None:
-        limits = LimitSettings(build_log_reply_bytes=1_000)
-        async with serving(database_url, tmp_path, limits=limits) as compute:
-            await compute.create("hello")
-            await compute.save("hello")
-            started = await compile_draft(compute)
-            claimed = await compute.controllers.claim()
-            await claimed.log(*(f"{number:04}" for number in range(700)))
-            log = await self.stored(compute, started.build_id)
-            messages = [line.message for line in log.lines]
-            assert log.truncated
-            assert (messages[0], messages[-1]) == ("0000", "0699")
-            assert len(messages) < 40
-
-    async def test_gap_that_the_writer_left_is_said(self, compute: Compute) -> None:
-        await compute.save("hello")
-        started = await compile_draft(compute)
-        claimed = await compute.controllers.claim()
-        await claimed.log("one")
-        claimed.lines += 5
-        await claimed.log("seven")
-        assert (await self.stored(compute, started.build_id)).truncated
-
-    async def test_unknown_build_is_not_found(self, compute: Compute) -> None:
-        status, _ = await compute.refused(
-            "GetBuildLog", pb.GetBuildLogRequest(app_name="hello", build_id="bld_x\0")
-        )
-        assert status is Code.NOT_FOUND
 
 
 async def _blocked_sessions(compute: Compute, count: int) -> None:

@@ -169,6 +169,10 @@ class Compute:
         request = pb.SaveDraftRequest(app_name=app, code=python_file(code))
         return (await self.call("SaveDraft", request)).draft
 
+    async def compile_draft(self, app: str = "hello") -> Any:
+        """Ask for a compile of the draft."""
+        return await self.call("CompileDraft", pb.CompileDraftRequest(app_name=app))
+
     async def publish(self, app: str) -> Any:
         return await self.call("PublishDraft", pb.PublishDraftRequest(app_name=app))
 
