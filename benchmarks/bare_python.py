@@ -17,6 +17,9 @@ POLL_SECS = 0.001
 
 _SERVER = """
 import asyncio, sys
+if len(sys.argv) > 2:
+    sys.path.insert(0, sys.argv[2])
+    import handler
 
 class Hello(asyncio.Protocol):
     def connection_made(self, transport):
@@ -49,12 +52,15 @@ class BarePython:
         if group is not None:
             group.limit_cpu(millicores)
 
-    def cold_starts(self, count: int) -> list[float]:
-        """Start `count` at once; return the seconds from spawn to the first byte of each."""
+    def cold_starts(self, count: int, *, app: Path | None = None) -> list[float]:
+        """Start `count` at once; return the seconds from spawn to the first byte of each.
+
+        Each imports the `handler` of `app` first, an artifact, where there is one.
+        """
         with tempfile.TemporaryDirectory() as folder:
             paths = [f"{folder}/{number}" for number in range(count)]
             began = time.perf_counter()
-            processes = [self._spawn(path) for path in paths]
+            processes = [self._spawn(path, app) for path in paths]
             try:
                 return [_first_byte(path) - began for path in paths]
             finally:
@@ -65,12 +71,13 @@ class BarePython:
                     process.returncode = os.waitstatus_to_exitcode(status)
                     self.cpu_us.append(int((used.ru_utime + used.ru_stime) * 1e6))
 
-    def _spawn(self, path: str) -> "subprocess.Popen[bytes]":
+    def _spawn(self, path: str, app: Path | None) -> "subprocess.Popen[bytes]":
+        imports = [] if app is None else [str(app)]
         folders = [str(folder) for folder in self._group.folders] if self._group else []
         return subprocess.Popen(
             [
                 *("/bin/sh", "-c", _JOIN, "sh", *folders, "--"),
-                *(self._interpreter, "-I", "-B", "-c", _SERVER, path),
+                *(self._interpreter, "-I", "-B", "-c", _SERVER, path, *imports),
             ],
             stdin=subprocess.DEVNULL,
         )

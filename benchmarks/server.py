@@ -151,10 +151,14 @@ class BenchServer:
             f"authorization: {self.metadata[0][1]}\r\naccept: */*\r\n\r\n"
         ).encode()
 
-    def deploy(self, app: str, handler: str, *flags: str) -> None:
-        """Deploy an app of one file and wait until it serves."""
+    def deploy(
+        self, app: str, handler: str, *flags: str, modules: Mapping[str, str] | None = None
+    ) -> None:
+        """Deploy an app, most often of one file, and wait until it serves."""
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "handler.py").write_text(handler)
+            for name, code in {"handler.py": handler, **(modules or {})}.items():
+                Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+                Path(folder, name).write_text(code)
             done = subprocess.run(
                 [sys.executable, "-m", "ignite", "app", "deploy", app, "--code", folder, *flags],
                 env=self.environment,
