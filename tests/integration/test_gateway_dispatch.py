@@ -21,6 +21,7 @@ from ignite.domain.errors import (
 )
 from ignite.domain.identity import OrganizationName
 from ignite.domain.routes import Route
+from ignite.gateway import replies
 from ignite.gateway.table import ready_replica
 from ignite.internal.v1 import routes_pb2 as pb
 from ignite.ports.dispatch import Call, Reply
@@ -191,6 +192,29 @@ class TestErrors:
             rig.controllers.on_wake = before
         assert isinstance(error, NotFound)
         assert (error.reason, error.message) == ("AppNotFound", "no app")
+
+    @pytest.mark.parametrize("was_cold", [False, True])
+    async def test_a_request_that_a_replica_took_and_lost_says_so(
+        self, rig: Rig, was_cold: bool
+    ) -> None:
+        async def crash(_: Seen) -> Answered:
+            raise ConnectionAbortedError
+
+        replica = await rig.replica(crash)
+        route = rig.route(f"lost{was_cold:d}", replica)
+        asked = call(route.app.name, body=b"x")
+        if was_cold:
+            asking = asyncio.ensure_future(self.expect(rig, asked))
+            wake = (route.app.id, None)
+            await rig.controllers.wait_for(lambda: wake in rig.controllers.wakes)
+            await rig.controllers.put(route)
+            error = await asking
+        else:
+            await rig.controllers.settle(route)
+            error = await self.expect(rig, asked)
+        assert isinstance(error, Unavailable)
+        assert (error.reason, error.message) == (replies.LOST.reason, replies.LOST.message)
+        assert len(replica.seen) == 1
 
     async def test_a_start_that_cannot_be_is_unavailable_with_its_reason(self, rig: Rig) -> None:
         await rig.controllers.settle(

@@ -320,6 +320,8 @@ class TestLoad:
         await rig.controllers.settle(rig.route("crash", first, second))
         got = await rig.get(rig.host("crash"), method="POST", body=b"x")
         assert got.status == 503
+        assert got.json()["details"][0]["reason"] == "ReplicaFailed"
+        assert got.header("x-ignite-error") == "ReplicaFailed"
         assert len(first.seen) + len(second.seen) == 1
 
 

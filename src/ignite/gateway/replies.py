@@ -68,6 +68,11 @@ LOCAL = (
 """What Envoy answers on its own, by status."""
 
 
+LOST = Kind(
+    status=503, code=14, reason="ReplicaFailed", message="The app broke off before it answered."
+)
+"""A replica took the request and did not answer; in the activator's words."""
+
 NO_KEYS = Kind(
     status=503, code=14, reason="KeysUnavailable", message="Tokens cannot be verified now."
 )
