@@ -88,11 +88,15 @@ class Database:
     @asynccontextmanager
     async def _stores(self, *, undo: str) -> AsyncIterator[Transaction]:
         try:
-            async with (
-                asyncio.timeout(self._longest_secs),
-                self._pool.connection(undo=undo) as driver,
-            ):
-                yield Transaction(Connection(driver))
+            async with asyncio.timeout(self._longest_secs):
+                driver = await self._pool.lend()
+                try:
+                    yield Transaction(Connection(driver))
+                except BaseException as error:
+                    await self._pool.settle(driver, error, undo=undo)
+                    raise
+                finally:
+                    self._pool.take_back(driver)
         except GONE as error:
             if isinstance(error, ValueError):
                 raise  # a value that does not fit its place: a mistake of ours

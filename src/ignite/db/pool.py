@@ -6,8 +6,7 @@ Whatever went wrong under a connection, it goes back only when it has answered o
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -33,9 +32,8 @@ class Pool:
         self._idle: list[Driver] = []
         self._is_closed = False
 
-    @asynccontextmanager
-    async def connection(self, *, undo: str) -> AsyncIterator[Driver]:
-        """Lend a connection; `undo` is what brings it back to its start after an exception.
+    async def lend(self) -> Driver:
+        """Lend a connection until it is taken back.
 
         Raises TimeoutError when none is free in time, and what the driver raises.
         """
@@ -45,19 +43,27 @@ class Pool:
         else:
             await self._slots.acquire()
         try:
-            driver = self._reuse() or await self._connect()
-            try:
-                yield driver
-            except BaseException as error:
-                # After a plain error the driver knows where the connection stands.
-                unsure = not isinstance(error, Exception) or isinstance(error, GONE)
-                if unsure or driver.is_in_transaction():
-                    await _bounded(driver, driver.execute(undo))
-                raise
-            finally:
-                self._take_back(driver)
-        finally:
+            return self._reuse() or await self._connect()
+        except BaseException:
             self._slots.release()
+            raise
+
+    async def settle(self, driver: Driver, error: BaseException, *, undo: str) -> None:
+        """Bring a lent connection back to its start by `undo` where `error` left it elsewhere."""
+        # After a plain error the driver knows where the connection stands.
+        unsure = not isinstance(error, Exception) or isinstance(error, GONE)
+        if unsure or driver.is_in_transaction():
+            await _bounded(driver, driver.execute(undo))
+
+    def take_back(self, driver: Driver) -> None:
+        """Take a connection back that was lent."""
+        self._slots.release()
+        if driver.is_closed():
+            return
+        if self._is_closed:
+            driver.terminate()
+        else:
+            self._idle.append(driver)
 
     async def close(self) -> None:
         """Close what is idle; what is lent is closed when it comes back."""
@@ -72,14 +78,6 @@ class Pool:
             if not driver.is_closed():
                 return driver
         return None
-
-    def _take_back(self, driver: Driver) -> None:
-        if driver.is_closed():
-            return
-        if self._is_closed:
-            driver.terminate()
-        else:
-            self._idle.append(driver)
 
     async def _connect(self) -> Driver:
         driver: Driver = await asyncpg.connect(
