@@ -23,7 +23,14 @@ from ignite.domain.builds import Build, BuildLine, BuildState
 from ignite.domain.errors import AlreadyExists, AppNotFound, FailedPrecondition, Unavailable
 from ignite.domain.identity import Organization, OrganizationId, OrganizationName
 from ignite.domain.runtimes import Language, Runtime
-from ignite.domain.versions import MOVES, Code, CodeKind, VersionStatus
+from ignite.domain.versions import (
+    MOVES,
+    Code,
+    CodeKind,
+    ShownApp,
+    ShownVersion,
+    VersionStatus,
+)
 from ignite.settings import DatabaseSettings
 
 ACME = Organization(id=OrganizationId("01ACME"), name=OrganizationName("acme"))
@@ -63,6 +70,11 @@ async def new_app(database: Database, name: str = "web", owner: Organization = A
         return await tx.apps.create(ref(name, owner), owner.id, AppConfig())
 
 
+async def shown(database: Database, name: str = "web") -> ShownApp:
+    async with database.reading() as tx:
+        return await tx.apps.shown(ref(name))
+
+
 async def new_build(database: Database, app: App, number: int = 1, content: str = "a") -> Build:
     async with database.transaction() as tx:
         return await tx.builds.create(
@@ -90,6 +102,37 @@ class TestApps:
         assert made.config == config
         assert made.state is DeploymentState.CREATED
         assert made.created_at.tzinfo is not None
+
+    async def test_shown_app_is_what_its_parts_are(self, database: Database) -> None:
+        config = AppConfig(env={"A": "ä\n"}, ports=(8080,), tags=("x",))
+        async with database.transaction() as tx:
+            made = await tx.apps.create(ref(), ACME.id, config)
+        assert (await shown(database)).app == made
+        assert (await shown(database)).version is None
+        async with database.transaction() as tx:
+            draft = await tx.versions.save_draft(made, code(), "")
+        assert (await shown(database)).version == ShownVersion(code=draft.code, build_id="")
+
+    async def test_app_is_made_of_its_row_once_and_anew_when_that_changes(
+        self, database: Database
+    ) -> None:
+        app = await new_app(database)
+        before = await shown(database)
+        assert await shown(database) is before
+        async with database.transaction() as tx:
+            await tx.apps.set_config(app, AppConfig(description="other"))
+        after = await shown(database)
+        assert (before.app.config.description, after.app.config.description) == ("", "other")
+        async with database.transaction() as tx:
+            await tx.versions.save_draft(app, code(), "")
+        assert (await shown(database)).version is not None
+
+    async def test_large_app_is_not_kept(self, database: Database) -> None:
+        async with database.transaction() as tx:
+            await tx.apps.create(ref(), ACME.id, AppConfig(input_schema="x" * 5000))
+        first, second = await shown(database), await shown(database)
+        assert first is not second
+        assert first.app == second.app
 
     async def test_taken_name_leaves_the_transaction_usable(self, database: Database) -> None:
         await new_app(database)

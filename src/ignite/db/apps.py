@@ -20,6 +20,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from ignite.db import tables, values
@@ -27,7 +28,7 @@ from ignite.db.connection import Connection, prepared
 from ignite.domain.apps import App, AppConfig, AppRef, AppSummary, DeploymentState
 from ignite.domain.errors import AlreadyExists, AppNotFound, FailedPrecondition, Unavailable
 from ignite.domain.identity import OrganizationId, OrganizationName
-from ignite.domain.versions import ShownVersion
+from ignite.domain.versions import ShownApp
 
 _apps = tables.apps
 _versions = tables.versions
@@ -41,18 +42,30 @@ _LOCK_BY_ID = prepared(
     select(_apps).where(_apps.c.id == bindparam("id")).with_for_update(key_share=True)
 )
 _SHOWN_COLUMNS = (
-    "code_kind",
-    "runtime",
-    "blob",
-    "size_bytes",
-    "is_archive",
-    "build_args",
-    "code_hash",
-    "build_id",
+    *_apps.c,
+    *(
+        _versions.c[name]
+        for name in (
+            "code_kind",
+            "runtime",
+            "blob",
+            "size_bytes",
+            "is_archive",
+            "build_args",
+            "code_hash",
+            "build_id",
+        )
+    ),
 )
 _SHOWN = prepared(
-    # Version 0 is the draft, and what an app without an active version shows.
-    select(_apps, *(_versions.c[name] for name in _SHOWN_COLUMNS))
+    # JSON as text: such rows can be compared. Version 0 is the draft, and what an app without an
+    # active version shows.
+    select(
+        *(
+            one.cast(Text).label(one.name) if isinstance(one.type, JSONB) else one
+            for one in _SHOWN_COLUMNS
+        )
+    )
     .outerjoin(
         _versions,
         and_(_versions.c.app_id == _apps.c.id, _versions.c.number == _apps.c.active_version),
@@ -194,16 +207,15 @@ class AppStore:
             raise _no_app(ref)
         return values.app_of(found)
 
-    async def shown(self, ref: AppRef) -> tuple[App, ShownVersion | None]:
-        """Return the app and its active version, else its draft, else None, in one statement.
+    async def shown(self, ref: AppRef) -> ShownApp:
+        """Return the app with its active version, else its draft, else none, in one statement.
 
         Raises AppNotFound.
         """
         row = (await self._connection.execute(_SHOWN, _named(ref))).one_or_none()
         if row is None:
             raise _no_app(ref)
-        app = values.app_of(row)
-        return app, values.shown_of(row) if row["code_kind"] is not None else None
+        return values.shown_of(row)
 
     async def find(self, ref: AppRef) -> App | None:
         """Return the app, or None."""

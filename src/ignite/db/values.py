@@ -26,12 +26,14 @@ from ignite.domain.versions import (
     CodeKind,
     Language,
     Runtime,
+    ShownApp,
     ShownVersion,
     Version,
     VersionStatus,
 )
 
 Json = Any
+Columns = Row | Mapping[str, Any]
 
 
 def config_to_json(config: AppConfig) -> dict[str, Json]:
@@ -133,7 +135,7 @@ def code_to_columns(code: Code) -> dict[str, Json]:
     }
 
 
-def code_of(row: Row) -> Code:
+def code_of(row: Columns) -> Code:
     """Return the code of a row of versions or builds."""
     return Code(
         kind=CodeKind(row["code_kind"]),
@@ -146,7 +148,7 @@ def code_of(row: Row) -> Code:
     )
 
 
-def app_of(row: Row) -> App:
+def app_of(row: Columns) -> App:
     """Return the app of a row."""
     return App(
         id=row["id"],
@@ -183,9 +185,34 @@ def summary_of(row: Row) -> AppSummary:
     )
 
 
-def shown_of(row: Row) -> ShownVersion:
-    """Return what an app shows of the version that was joined to its row."""
-    return ShownVersion(code=code_of(row), build_id=row["build_id"])
+# What is kept of rows has a bound in bytes: those with more text than this are read every time.
+_KEPT_CHARS = 4096
+_SHOWN_JSON = ("config", "runtime", "build_args")
+
+
+def shown_of(row: Row) -> ShownApp:
+    """Return the app of a row that has its version's columns beside its own, and JSON as text.
+
+    Equal rows give the same one, unless they are large.
+    """
+    chars = len(row["config"]) + len(row["error"]) + len(row["build_args"] or "")
+    return _kept_shown_of(row) if chars <= _KEPT_CHARS else _new_shown_of(row)
+
+
+def _new_shown_of(row: Row) -> ShownApp:
+    found = dict(row.items())
+    for name in _SHOWN_JSON:
+        found[name] = json.loads(found[name] or "null")
+    has_version = found["code_kind"] is not None
+    return ShownApp(
+        app=app_of(found),
+        version=ShownVersion(code=code_of(found), build_id=found["build_id"])
+        if has_version
+        else None,
+    )
+
+
+_kept_shown_of = lru_cache(maxsize=2048)(_new_shown_of)
 
 
 def version_of(row: Row) -> Version:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
-from ignite.domain.apps import AppConfig
+from ignite.domain.apps import App, AppConfig
 from ignite.domain.runtimes import Language as Language
 from ignite.domain.runtimes import Runtime as Runtime
 
@@ -98,3 +98,14 @@ class ShownVersion:
 
     code: Code
     build_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
+class ShownApp:
+    """An app and the version whose code it shows: the active one, else the draft, else none.
+
+    Compared by identity: what is made of one is kept beside it.
+    """
+
+    app: App
+    version: Version | ShownVersion | None

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ignite.db.apps import app_exists
 from ignite.db.database import APPS_CHANNEL, Database, Transaction
@@ -21,19 +20,11 @@ from ignite.domain.apps import (
 from ignite.domain.errors import ResourceExhausted
 from ignite.domain.identity import Organization
 from ignite.domain.sources import Source, check_runtime
-from ignite.domain.versions import ShownVersion, Version
+from ignite.domain.versions import ShownApp
 from ignite.services.compute.drafts import replace_draft
 from ignite.services.compute.sources import Sources
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppView:
-    """An app and the version whose code it shows: the active one, else the draft, else none."""
-
-    app: App
-    version: Version | ShownVersion | None
 
 
 class Apps:
@@ -74,11 +65,10 @@ class Apps:
         logger.info("app created", extra={"app": ref.id})
         return app
 
-    async def get(self, ref: AppRef) -> AppView:
+    async def get(self, ref: AppRef) -> ShownApp:
         """Return the app; raises AppNotFound."""
         async with self._database.reading() as tx:
-            app, version = await tx.apps.shown(ref)
-        return AppView(app=app, version=version)
+            return await tx.apps.shown(ref)
 
     async def list(
         self, organization: Organization, *, after: str, limit: int
@@ -87,7 +77,7 @@ class Apps:
         async with self._database.reading() as tx:
             return await tx.apps.list(organization.name, after=after, limit=limit)
 
-    async def configure(self, ref: AppRef, change: ConfigChange) -> AppView:
+    async def configure(self, ref: AppRef, change: ConfigChange) -> ShownApp:
         """Change some of an app's config; what runs follows. Equal values change nothing."""
         async with self._database.transaction() as tx:
             app = await tx.apps.get(ref, lock=True)
@@ -98,7 +88,7 @@ class Apps:
                     await claim_labels(tx, app, config)
                 app = await tx.apps.set_config(app, config)
                 await tx.notify(APPS_CHANNEL, str(app.id))
-            return await _view(tx, app)
+            return await _shown(tx, app)
 
     async def delete(self, ref: AppRef) -> None:
         """Remove the app with its versions and names; what runs is stopped by the controllers.
@@ -138,6 +128,6 @@ async def claim_labels(tx: Transaction, app: App, config: AppConfig) -> None:
     await tx.apps.claim_labels(app, tuple(zip(labels, serving_ports(config), strict=True)))
 
 
-async def _view(tx: Transaction, app: App) -> AppView:
+async def _shown(tx: Transaction, app: App) -> ShownApp:
     version = await tx.versions.get(app.id, app.active_version or DRAFT)
-    return AppView(app=app, version=version)
+    return ShownApp(app=app, version=version)

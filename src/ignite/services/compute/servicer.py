@@ -70,6 +70,7 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
         self._invocations = use_cases.invocations
         self._limits = limits
         self._address = address
+        self._answers = convert_apps.AppAnswers(address)
         self._server_version = server_version
 
     async def CreateApp(
@@ -80,26 +81,28 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
         app = await self._apps.create(_organization(context), request.name, config, source)
         return convert_apps.created(app)
 
-    async def GetApp(self, request: pb.GetAppRequest, context: Context) -> pb.GetAppResponse:
-        view = await self._apps.get(app_ref(_organization(context), request.app_name))
-        return pb.GetAppResponse(app=convert_apps.app_meta(view.app, view.version, self._address))
+    async def GetApp(  # type: ignore[override]  # the message as the bytes it is sent as
+        self, request: pb.GetAppRequest, context: Context
+    ) -> bytes:
+        shown = await self._apps.get(app_ref(_organization(context), request.app_name))
+        return self._answers.record(shown)
 
-    async def ListApps(self, request: pb.ListAppsRequest, context: Context) -> pb.ListAppsResponse:
+    async def ListApps(  # type: ignore[override]  # the message as the bytes it is sent as
+        self, request: pb.ListAppsRequest, context: Context
+    ) -> bytes:
         limit = page_limit(request.limit, self._limits)
         (after,) = decode_cursor(_APPS, request.cursor, [str]) or ("",)
         rows = await self._apps.list(_organization(context), after=str(after), limit=limit + 1)
         page, cursor = page_of(_APPS, rows, limit, lambda app: [app.ref.name])
-        apps = [convert_apps.app_summary(app, self._address) for app in page]
-        return pb.ListAppsResponse(apps=apps, next_cursor=cursor)
+        return self._answers.page(page, cursor)
 
     async def UpdateAppConfig(
         self, request: pb.UpdateAppConfigRequest, context: Context
     ) -> pb.UpdateAppConfigResponse:
         change = convert_configs.config_change(request)
-        view = await self._apps.configure(app_ref(_organization(context), request.app_name), change)
-        return pb.UpdateAppConfigResponse(
-            app=convert_apps.app_meta(view.app, view.version, self._address)
-        )
+        ref = app_ref(_organization(context), request.app_name)
+        shown = await self._apps.configure(ref, change)
+        return pb.UpdateAppConfigResponse(app=convert_apps.app_meta(shown, self._address))
 
     async def DeleteApp(
         self, request: pb.DeleteAppRequest, context: Context

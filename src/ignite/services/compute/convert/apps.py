@@ -1,11 +1,12 @@
 """Apps: their records as answers show them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 from ignite.domain.addresses import PublicAddress
 from ignite.domain.apps import App, AppConfig, AppStatus, AppSummary, Scaling, effective_limits
-from ignite.domain.versions import CodeKind, ShownVersion, Version
+from ignite.domain.versions import CodeKind, ShownApp, ShownVersion, Version
 from ignite.services.compute.convert.code import mode, runtime_message
 from ignite.services.compute.convert.common import number, to_ms
 from ignite.v1 import ignite_common_pb2 as common
@@ -36,10 +37,36 @@ def created(app: App) -> pb.CreateAppResponse:
     )
 
 
-def app_meta(
-    app: App, version: Version | ShownVersion | None, address: PublicAddress
-) -> common.AppMeta:
-    """Return the record of an app; its code fields are those of `version`."""
+class AppAnswers:
+    """The answers of GetApp and ListApps as they are sent, each made once of what it shows."""
+
+    def __init__(self, address: PublicAddress) -> None:
+        self._address = address
+        self._records: WeakKeyDictionary[ShownApp, bytes] = WeakKeyDictionary()
+        self._entry = lru_cache(maxsize=2048)(self._new_entry)
+
+    def record(self, shown: ShownApp) -> bytes:
+        """Return the answer with one app's record, the same while `shown` is the same."""
+        if (known := self._records.get(shown)) is not None:
+            return known
+        answer = pb.GetAppResponse(app=app_meta(shown, self._address)).SerializeToString()
+        self._records[shown] = answer
+        return answer
+
+    def page(self, apps: Iterable[AppSummary], next_cursor: str) -> bytes:
+        """Return the answer with a page of a list: its parts one after the other are the whole."""
+        entries = map(self._entry, apps)
+        return b"".join(
+            (*entries, pb.ListAppsResponse(next_cursor=next_cursor).SerializeToString())
+        )
+
+    def _new_entry(self, app: AppSummary) -> bytes:
+        return pb.ListAppsResponse(apps=[_summary(app, self._address)]).SerializeToString()
+
+
+def app_meta(shown: ShownApp, address: PublicAddress) -> common.AppMeta:
+    """Return the record of an app."""
+    app, version = shown.app, shown.version
     meta = _config_meta(app.config)
     _fill_app(meta, app)
     meta.public_urls[:] = _urls(app, address)
@@ -69,9 +96,7 @@ def version_meta(app: App, version: Version, address: PublicAddress) -> common.A
     return meta
 
 
-@lru_cache(maxsize=2048)
-def app_summary(app: AppSummary, address: PublicAddress) -> pb.AppSummary:
-    """Return the short form of lists; the same one for the same summary, not to be changed."""
+def _summary(app: AppSummary, address: PublicAddress) -> pb.AppSummary:
     return pb.AppSummary(
         id=app.ref.id,
         name=app.ref.name,
