@@ -1,7 +1,12 @@
 """The certificates of the admin listener: a CA of our own, one server, one client.
 
-Made at the first start and renewed at a start that finds them near their end, missing, broken or
-not fitting the CA. The CA's key stays with whoever made it; the other files get the owner given.
+Made at the first start and made anew where one is missing, broken or does not fit the CA. One of
+which a third of its life is left is renewed: at a start, and while the server runs
+(`supervisor.certificate`). A renewed certificate keeps its key and its name, so all fit each other
+at every moment: the certificate its key, of which one file alone changes, and both certificates of
+the CA, the old and the new, whatever either has signed.
+
+The CA's key stays with whoever made it; the other files get the owner given.
 """
 
 import os
@@ -19,7 +24,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_LIFE = timedelta(days=3650)
 LEAF_LIFE = timedelta(days=397)
-RENEW_BEFORE = timedelta(days=60)
 # Clocks of other machines may be behind ours.
 BACKDATE = timedelta(hours=1)
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -68,40 +72,54 @@ class _Pair:
     key: ec.EllipticCurvePrivateKey
 
 
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    name: str
+    purpose: x509.ObjectIdentifier
+    names: Sequence[str] = ()
+
+
 def ensure_pki(
     folder: Path,
     *,
     now: datetime,
     names: Sequence[str] = (),
     owner: tuple[int, int] | None = None,
+    leaf_life: timedelta = LEAF_LIFE,
 ) -> Pki:
     """Make or renew what is needed and return the files.
 
     `names` are further host names and addresses of the server. `owner` is (uid, gid) of all but the
-    CA's key.
+    CA's key. A running server may read the files meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     files = Pki(folder)
     authority = _read(files.ca, files.ca_key)
-    if authority is None or _ends_soon(authority.certificate, now, CA_LIFE / 10):
-        authority = _make_ca(now)
-        _write(authority, files.ca, files.ca_key)
+    if authority is None or _is_due(authority.certificate, now):
+        authority = _make_ca(now, authority.key if authority else _new_key())
+        _write(authority, files.ca, files.ca_key, owner, key_owner=None)
     wanted = tuple(dict.fromkeys((*LOCAL_NAMES, *names)))
     server = _read(files.server, files.server_key)
     if not _is_good(server, authority, now) or _names(server) != set(wanted):
-        made = _make_leaf(authority, "ignite-admin", now, ExtendedKeyUsageOID.SERVER_AUTH, wanted)
-        _write(made, files.server, files.server_key)
-    if not _is_good(_read(files.client, files.client_key), authority, now):
-        made = _make_leaf(authority, "ignite-operator", now, ExtendedKeyUsageOID.CLIENT_AUTH, ())
-        _write(made, files.client, files.client_key)
+        leaf = _Leaf("ignite-admin", ExtendedKeyUsageOID.SERVER_AUTH, wanted)
+        made = _make_leaf(authority, leaf, server, now, leaf_life)
+        _write(made, files.server, files.server_key, owner, key_owner=owner)
+    client = _read(files.client, files.client_key)
+    if not _is_good(client, authority, now):
+        leaf = _Leaf("ignite-operator", ExtendedKeyUsageOID.CLIENT_AUTH)
+        made = _make_leaf(authority, leaf, client, now, leaf_life)
+        _write(made, files.client, files.client_key, owner, key_owner=owner)
     if owner is not None:
         _give(files, owner)
     return files
 
 
-def _make_ca(now: datetime) -> _Pair:
-    key = ec.generate_private_key(ec.SECP256R1())
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _make_ca(now: datetime, key: ec.EllipticCurvePrivateKey) -> _Pair:
     name = _name("ignite admin CA")
     builder = (
         _builder(name, name, key, now, CA_LIFE)
@@ -112,26 +130,22 @@ def _make_ca(now: datetime) -> _Pair:
 
 
 def _make_leaf(
-    authority: _Pair,
-    name: str,
-    now: datetime,
-    purpose: x509.ObjectIdentifier,
-    names: Sequence[str],
+    authority: _Pair, leaf: _Leaf, before: _Pair | None, now: datetime, life: timedelta
 ) -> _Pair:
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = before.key if before else _new_key()
     issuer = authority.certificate.subject
     builder = (
-        _builder(_name(name), issuer, key, now, LEAF_LIFE)
+        _builder(_name(leaf.name), issuer, key, now, life)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([leaf.purpose]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
             critical=False,
         )
     )
-    if names:
-        alternatives = x509.SubjectAlternativeName([_alternative(one) for one in names])
+    if leaf.names:
+        alternatives = x509.SubjectAlternativeName([_alternative(one) for one in leaf.names])
         builder = builder.add_extension(alternatives, critical=False)
     return _Pair(builder.sign(authority.key, hashes.SHA256()), key)
 
@@ -191,7 +205,7 @@ def _names(pair: _Pair | None) -> set[str]:
 
 
 def _is_good(pair: _Pair | None, authority: _Pair, now: datetime) -> bool:
-    if pair is None or _ends_soon(pair.certificate, now, RENEW_BEFORE):
+    if pair is None or _is_due(pair.certificate, now):
         return False
     try:
         pair.certificate.verify_directly_issued_by(authority.certificate)
@@ -200,8 +214,10 @@ def _is_good(pair: _Pair | None, authority: _Pair, now: datetime) -> bool:
     return True
 
 
-def _ends_soon(certificate: x509.Certificate, now: datetime, margin: timedelta) -> bool:
-    return certificate.not_valid_after_utc - margin <= now
+def _is_due(certificate: x509.Certificate, now: datetime) -> bool:
+    """Tell whether a third of its life is left, or less."""
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc - BACKDATE
+    return certificate.not_valid_after_utc - life / 3 <= now
 
 
 def _read(certificate: Path, key: Path) -> _Pair | None:
@@ -217,22 +233,40 @@ def _read(certificate: Path, key: Path) -> _Pair | None:
     return _Pair(loaded, private)
 
 
-def _write(pair: _Pair, certificate: Path, key: Path) -> None:
+def _write(
+    pair: _Pair,
+    certificate: Path,
+    key: Path,
+    owner: tuple[int, int] | None,
+    *,
+    key_owner: tuple[int, int] | None,
+) -> None:
     private = pair.key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
     # The key first: a certificate without its key is found out and both are made anew.
-    _put(key, private)
-    _put(certificate, pair.certificate.public_bytes(serialization.Encoding.PEM))
+    if not _holds(key, private):
+        _put(key, private, key_owner)
+    _put(certificate, pair.certificate.public_bytes(serialization.Encoding.PEM), owner)
 
 
-def _put(path: Path, content: bytes) -> None:
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
+
+
+def _put(path: Path, content: bytes, owner: tuple[int, int] | None) -> None:
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "wb") as file:
+        if owner is not None:
+            # Before it has its name: a server that runs reads it from that moment on.
+            os.fchown(file.fileno(), *owner)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -240,7 +274,10 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _give(files: Pki, owner: tuple[int, int]) -> None:
+    """Hand over what was made when there was no owner. The folder is theirs: follow no link."""
     uid, gid = owner
-    os.chown(files.folder, uid, gid)
+    os.chown(files.folder, uid, gid, follow_symlinks=False)
     for path in (files.ca, files.server, files.server_key, files.client, files.client_key):
-        os.chown(path, uid, gid)
+        about = path.lstat()
+        if about.st_uid != uid and about.st_nlink == 1:
+            os.chown(path, uid, gid, follow_symlinks=False)

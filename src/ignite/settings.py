@@ -59,7 +59,10 @@ class ServerSettings(Group):
         "or 0.0.0.0:8443 with a certificate.",
         json_schema_extra=_env("IGNITE_HTTP_LISTEN_ADDR"),
     )
-    tls_cert_file: Path | None = Field(default=None, description="PEM certificate chain.")
+    tls_cert_file: Path | None = Field(
+        default=None,
+        description="PEM certificate chain. It and the key are followed while `ignite serve` runs.",
+    )
     tls_key_file: Path | None = Field(default=None, description="PEM private key.")
     insecure_plaintext: bool = Field(
         default=False, description="Allow a non-loopback address without a certificate."

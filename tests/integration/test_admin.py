@@ -378,23 +378,33 @@ class TestPki:
     def test_second_start_changes_nothing(self, tmp_path: Path) -> None:
         ensure_pki(tmp_path, now=self.NOW)
         before = self.contents(tmp_path)
-        ensure_pki(tmp_path, now=self.NOW + timedelta(days=300))
+        ensure_pki(tmp_path, now=self.NOW + timedelta(days=260))
         assert self.contents(tmp_path) == before
 
-    def test_near_the_end_leaves_are_renewed_under_the_same_ca(self, tmp_path: Path) -> None:
+    def test_with_a_third_of_their_life_left_leaves_are_renewed_and_keep_their_keys(
+        self, tmp_path: Path
+    ) -> None:
         ensure_pki(tmp_path, now=self.NOW)
         before = self.contents(tmp_path)
-        ensure_pki(tmp_path, now=self.NOW + timedelta(days=340))
+        ensure_pki(tmp_path, now=self.NOW + timedelta(days=266))
         after = self.contents(tmp_path)
         changed = {name for name in after if after[name] != before[name]}
-        assert changed == {"server.pem", "server-key.pem", "client.pem", "client-key.pem"}
+        assert changed == {"server.pem", "client.pem"}
 
-    def test_near_its_end_the_ca_is_renewed_and_all_with_it(self, tmp_path: Path) -> None:
+    def test_old_and_new_certificates_of_the_ca_fit_what_either_has_signed(
+        self, tmp_path: Path
+    ) -> None:
         ensure_pki(tmp_path, now=self.NOW)
         before = self.contents(tmp_path)
-        ensure_pki(tmp_path, now=self.NOW + timedelta(days=3600))
+        ensure_pki(tmp_path, now=self.NOW + timedelta(days=2500))
         after = self.contents(tmp_path)
-        assert all(after[name] != before[name] for name in after)
+        changed = {name for name in after if after[name] != before[name]}
+        assert changed == {"ca.pem", "server.pem", "client.pem"}
+        for ca in (before["ca.pem"], after["ca.pem"]):
+            for leaf in (before["server.pem"], after["server.pem"], after["client.pem"]):
+                x509.load_pem_x509_certificate(leaf).verify_directly_issued_by(
+                    x509.load_pem_x509_certificate(ca)
+                )
 
     @pytest.mark.parametrize("name", ["server.pem", "server-key.pem"])
     @pytest.mark.parametrize("content", [None, b"", b"broken"])

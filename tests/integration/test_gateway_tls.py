@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ipaddress
+import re
 import ssl
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.support.envoy import needs_envoy, running_rig
+
+from ignite.layout import Layout
+from ignite.pki import ensure_pki
+from ignite.settings import ServerSettings
+from ignite.supervisor.certificate import place_certificate
 
 pytestmark = needs_envoy
 
@@ -66,6 +72,52 @@ async def test_https_serves_apps_and_both_protocols(tmp_path: Path) -> None:
         rig.tls = old
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await rig.connect()
+
+
+async def test_a_renewed_certificate_is_served_and_connections_stay(tmp_path: Path) -> None:
+    class Here(Layout):
+        @property
+        def run(self) -> Path:
+            return tmp_path / "run"
+
+    (tmp_path / "run").mkdir()
+    now = datetime.datetime.now(datetime.UTC)
+    renewed = [ensure_pki(tmp_path / name, now=now) for name in ("first", "second")]
+
+    def place(number: int) -> ServerSettings:
+        pki = renewed[number]
+        settings = ServerSettings(tls_cert_file=pki.server, tls_key_file=pki.server_key)
+        return place_certificate(settings, Here(tmp_path / "data"), None)
+
+    placed = place(0)
+    files = {"tls_cert_file": str(placed.tls_cert_file), "tls_key_file": str(placed.tls_key_file)}
+    async with running_rig(server=files) as rig:
+        roots = "".join(pki.ca.read_text() for pki in renewed)
+        rig.tls = ssl.create_default_context(cadata=roots)
+
+        async def shown() -> bytes:
+            _, writer = await rig.connect()
+            found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.close()
+            return found
+
+        await rig.controllers.settle(rig.route("safe", await rig.replica()))
+        reader, writer = await rig.connect()
+        for number in (0, 1, 0):
+            place(number)
+            wanted = ssl.PEM_cert_to_DER_cert(renewed[number].server.read_text())
+            async with asyncio.timeout(20):
+                while await shown() != wanted:
+                    assert (await rig.get(rig.host("safe"))).status == 200
+            # The connection of before the renewals still serves.
+            writer.write(f"GET / HTTP/1.1\r\nhost: {rig.host('safe')}\r\n\r\n".encode())
+            async with asyncio.timeout(20):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"content-length: (\d+)", head)
+                assert length is not None
+                await reader.readexactly(int(length[1]))
+            assert b" 401 " in head.splitlines()[0]
+        writer.close()
 
 
 async def test_without_keys_a_good_token_is_not_called_bad() -> None:

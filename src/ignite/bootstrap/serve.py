@@ -88,7 +88,7 @@ def _tiers(ground: Ground, states: States) -> list[list[Component]]:
         [child(_envoy(settings, layout, owner))],
         [child(role_child("api", settings, layout, owner)), door],
     )
-    return [database, [Schema(settings, layout)], [rest]]
+    return [database, [Schema(settings, layout)], [rest, ground.certificates]]
 
 
 def _envoy(settings: Settings, layout: Layout, owner: Owner | None) -> ChildSpec:

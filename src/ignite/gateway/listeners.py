@@ -6,11 +6,11 @@ anything looks at the request; the internal one can be reached by our own roles 
 
 import base64
 import ipaddress
-from typing import Any
 
 from ignite.gateway import authorization, local_replies, names
 from ignite.gateway.authorization import Config
 from ignite.gateway.shape import Shape
+from ignite.gateway.tls import transport_socket
 
 HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 HCM = (
@@ -38,7 +38,7 @@ def public_listener(shape: Shape) -> Config:
         "transport_socket_connect_timeout": f"{shape.head_secs}s",
     }
     if shape.has_tls:
-        chain["transport_socket"] = _tls(shape)
+        chain["transport_socket"] = transport_socket(shape)
     address = {"address": _ip(shape.listen_host), "port_value": shape.listen_port}
     return {
         "name": names.PUBLIC,
@@ -199,25 +199,6 @@ def _removal(regex: str) -> Config:
 def _ip(host: str) -> str:
     host = "127.0.0.1" if host == "localhost" else host.strip("[]")
     return str(ipaddress.ip_address(host))
-
-
-def _tls(shape: Shape) -> dict[str, Any]:
-    pair = {
-        "certificate_chain": {"filename": str(shape.tls_cert_file)},
-        "private_key": {"filename": str(shape.tls_key_file)},
-    }
-    return {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
-            "DownstreamTlsContext",
-            "common_tls_context": {
-                "alpn_protocols": ["h2", "http/1.1"],
-                "tls_certificates": [pair],
-                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-            },
-        },
-    }
 
 
 def _tls_inspector() -> Config:

@@ -15,6 +15,7 @@ from ignite.gateway.json_paths import transcoded_services
 from ignite.gateway.lingering import Publisher
 from ignite.gateway.mark import error_mark
 from ignite.gateway.shape import Issuer, Shape
+from ignite.gateway.tls import write_secret
 from ignite.gateway.trust import KeyWatch, generation_of
 from ignite.gateway.watcher import ControllersClient, DemandReporter, RouteWatcher
 from ignite.gateway.xds import Compiler
@@ -51,6 +52,7 @@ def components(inputs: Inputs) -> tuple[tuple[Component, ...], ...]:
     settings, layout = inputs.settings, inputs.layout
     known = table.load(layout.gateway)
     shape = shape_of(inputs)
+    write_secret(shape)
     compiler = Compiler(shape, keys=generation_of(inputs.key_sets))
     book = DemandBook()
     discovery = DiscoveryServer(
@@ -138,6 +140,7 @@ def shape_of(inputs: Inputs) -> Shape:
         descriptors=inputs.descriptors,
         services=transcoded_services(inputs.descriptors),
         error_mark=error_mark(inputs.layout.gateway),
+        tls_secret_file=inputs.layout.gateway / "tls-secret.json",
     )
 
 

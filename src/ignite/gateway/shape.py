@@ -46,6 +46,7 @@ class Shape:
     descriptors: bytes = field(repr=False)
     services: tuple[str, ...]
     error_mark: str = field(repr=False)
+    tls_secret_file: Path | None = None
 
     @property
     def has_tls(self) -> bool:

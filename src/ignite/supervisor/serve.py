@@ -7,15 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ignite.layout import Layout
-from ignite.pki import ensure_pki
 from ignite.privileges import Owner, make_reachable, program_paths, service_user
 from ignite.settings import Settings
 from ignite.supervisor.addresses import Addresses, resolve
-from ignite.supervisor.certificate import place_certificate
+from ignite.supervisor.certificate import Certificates, place_certificate
 from ignite.supervisor.connection import ConnectionFile
 from ignite.supervisor.datadir import check_format, locked, make_folders
 from ignite.telemetry.childlog import LogStream, RotatingLog
@@ -33,6 +31,7 @@ class Ground:
     settings: Settings
     layout: Layout
     addresses: Addresses
+    certificates: Certificates
     owner: Owner | None
 
 
@@ -61,18 +60,18 @@ def serve(
         addresses = resolve(settings.server)
         owner = service_user(settings.server.user)
         make_folders(layout, owner)
+        certificates = Certificates(settings.server, layout, owner)
         server = place_certificate(settings.server, layout, owner)
         settings = settings.model_copy(update={"server": server})
         _log_to_file(settings, layout)
-        ensure_pki(
-            layout.pki, now=datetime.now(UTC), owner=(owner.uid, owner.gid) if owner else None
-        )
+        certificates.renew()
         if owner is not None:
             make_reachable((*program_paths(), *programs, layout.data, layout.run), owner)
         ground = Ground(
             settings=_with_addresses(settings, addresses),
             layout=layout,
             addresses=addresses,
+            certificates=certificates,
             owner=owner,
         )
         try:

@@ -46,7 +46,7 @@ def test_copies_are_for_the_owner_alone(files: Files) -> None:
     placed = files.place(files.certificate, files.key)
     assert placed.tls_cert_file is not None
     assert placed.tls_key_file is not None
-    assert placed.tls_key_file.parent == files.layout.run
+    assert placed.tls_key_file.parent == files.layout.run / "tls"
     assert placed.tls_key_file.read_bytes() == files.key.read_bytes()
     assert placed.tls_cert_file.read_bytes() == files.certificate.read_bytes()
     assert stat.S_IMODE(placed.tls_key_file.stat().st_mode) == 0o600
@@ -71,6 +71,43 @@ def test_without_a_certificate_nothing_is_written(files: Files) -> None:
     settings = ServerSettings()
     assert place_certificate(settings, files.layout, None) is settings
     assert not list(files.layout.run.iterdir())
+
+
+def test_both_files_change_at_once_and_only_when_they_have_changed(files: Files) -> None:
+    placed = files.place(files.certificate, files.key)
+    assert placed.tls_cert_file is not None
+    folder = placed.tls_cert_file.parent
+    first = (folder / "..data").readlink()
+    files.place(files.certificate, files.key)
+    assert (folder / "..data").readlink() == first
+    files.place(files.certificate.with_name("client.pem"), files.other_key)
+    assert (folder / "..data").readlink() != first
+    # One copy, the link to it, and a link a file.
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_files_that_do_not_fit_leave_the_earlier_ones_in_force(files: Files) -> None:
+    placed = files.place(files.certificate, files.key)
+    assert placed.tls_cert_file is not None
+    with pytest.raises(SettingsError):
+        files.place(files.certificate.with_name("client.pem"), files.key)
+    assert placed.tls_cert_file.read_bytes() == files.certificate.read_bytes()
+    assert len(list(placed.tls_cert_file.parent.iterdir())) == 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give folders away")
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_folder_that_the_servers_user_put_there_is_refused(files: Files, kind: str) -> None:
+    folder, elsewhere = files.layout.run / "tls", files.layout.run / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+    with pytest.raises((SettingsError, OSError)):
+        files.place(files.certificate, files.key)
+    assert list(elsewhere.iterdir()) == []
 
 
 class TestRefusals:
