@@ -42,6 +42,7 @@ class Behaviour:
 
     compile_error: str = ""
     start_error: str = ""
+    is_overtaken: bool = False
     polls_until_active: int = 1
     app_status: int = 200
     streams_log: bool = True
@@ -133,6 +134,8 @@ class FakeCompute(ComputeServiceServicer):
     def GetAppState(self, request: Any, context: Any) -> Any:
         app = self._app("GetAppState", request, context)
         meta = app.meta
+        if self.behaviour.is_overtaken:
+            meta.target_version = meta.active_version
         if meta.target_version != meta.active_version:
             app.polls += 1
             if app.polls >= self.behaviour.polls_until_active:

@@ -273,9 +273,9 @@ class TestPublishDraft:
         assert sorted(call.result().version for call in calls) == [1, 2]
         now = await state(compute)
         assert now.target_version == 2
-        assert await statuses(compute) == {1: "FAILED", 2: "COMPILING"}
-        old = (await versions(compute)).versions[1]
-        assert old.error_reason == "Superseded"
+        assert await statuses(compute) == {1: "COMPILING", 2: "COMPILING"}
+        await compute.controllers.build()
+        assert await statuses(compute) == {1: "DRAFT", 2: "DRAFT"}
 
     async def test_serving_app_keeps_its_state_while_the_next_one_comes(
         self, compute: Compute
@@ -368,7 +368,11 @@ class TestRollback:
         await compute.publish("hello")
         answer = await self.roll_back(compute, 1)
         assert answer.target_version == 1
-        assert (await statuses(compute))[2] == "FAILED"
+        assert (await statuses(compute))[2] == "COMPILING"
+        await compute.controllers.build()
+        assert (await self.roll_back(compute, 2)).target_version == 2
+        await compute.controllers.activate(HELLO)
+        assert await statuses(compute) == {1: "SUPERSEDED", 2: "ACTIVE"}
 
     async def test_version_that_served_survives_a_rollback_that_is_overtaken(
         self, compute: Compute

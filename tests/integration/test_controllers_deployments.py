@@ -119,7 +119,48 @@ async def test_a_publish_during_a_publish_wins(rig: Rig) -> None:
     await rig.until_active(2)
     await until(lambda: not rig.backend.has(1))
     first = await rig.version(1)
-    assert (first.status, first.error_reason) == (VersionStatus.FAILED, "Superseded")
+    assert (first.status, first.error_reason) == (VersionStatus.DRAFT, "")
+    # Nothing was wrong with it: it serves when it is asked for again.
+    rig.backend.manual = set()
+    await rig.versions.roll_back(HELLO, 1)
+    await rig.until_active(1)
+    await until(lambda: not rig.backend.has(2))
+    assert (await rig.version(1)).status is VersionStatus.ACTIVE
+
+
+async def test_a_first_version_that_was_overtaken_by_a_bad_one_serves_when_asked_for(
+    rig: Rig,
+) -> None:
+    await rig.create()
+    rig.backend.manual = {1}
+    await rig.publish(b"one")
+    await until(lambda: rig.backend.has(1))
+    await rig.save(b"two")
+    await rig.drafts.publish(HELLO)
+    await rig.end_build(error="no", reason="CompileFailed")
+    assert (await rig.until_settled()).state is DeploymentState.FAILED
+    app = await rig.versions.roll_back(HELLO, 1)
+    assert app.state is DeploymentState.PROVISIONING
+    await until(lambda: rig.backend.has(1))
+    rig.backend.make_ready(1)
+    await rig.until_active(1)
+    assert (await rig.until_settled()).state is DeploymentState.DEPLOYED
+
+
+async def test_a_version_that_was_overtaken_while_it_compiled_serves_when_asked_for(
+    rig: Rig,
+) -> None:
+    await rig.create()
+    await rig.live(b"one")
+    await rig.save(b"two")
+    await rig.drafts.publish(HELLO)
+    await rig.versions.roll_back(HELLO, 1)
+    await rig.until_settled()
+    await rig.end_build()
+    assert (await rig.version(2)).status is VersionStatus.DRAFT
+    assert not rig.backend.has(2)
+    await rig.versions.roll_back(HELLO, 2)
+    await rig.until_active(2)
 
 
 async def test_a_version_that_never_gets_ready_fails_in_time(database_url: str) -> None:

@@ -366,12 +366,12 @@ class TestVersions:
             assert draft is not None
             for number in (1, 2):
                 await tx.versions.publish(draft, number, app.config, VersionStatus.COMPILING)
-            await tx.versions.move(app.id, 2, VersionStatus.FAILED, reason="Superseded")
+            await tx.versions.move(app.id, 2, VersionStatus.FAILED, reason="Refused")
             assert await tx.versions.compiled(other, "x") == ()
             assert sorted(await tx.versions.compiled(build, "art")) == [0, 1]
             second = await tx.versions.get(app.id, 2)
         assert second is not None
-        assert (second.artifact, second.error_reason) == ("", "Superseded")
+        assert (second.artifact, second.error_reason) == ("", "Refused")
 
     @pytest.mark.parametrize("source", [s for s in VersionStatus if s], ids=lambda s: s.name)
     async def test_only_legal_moves_are_made(

@@ -157,8 +157,11 @@ class Deployment:
                 f"version {version} failed: {_explained(step, text)}",
                 reason=info.error_reason or state.last_error_reason or "Failed",
             )
-        if state.active_version > version:
-            raise Failure(f"version {state.active_version} was published later and serves")
+        if version not in (state.active_version, state.target_version):
+            raise Failure(
+                f"version {state.target_version} was asked for before version {version} served",
+                reason="Superseded",
+            )
         if state.last_error:
             step.note(f"({state.last_error_reason or state.last_error})")
         return False

@@ -110,6 +110,17 @@ class TestDeploy:
         last = result.err.splitlines()[-1]
         assert last == "Error: version 1 failed: ImportError: no module x (StartFailed)"
 
+    def test_who_was_overtaken_does_not_wait(
+        self, cli: Cli, server: FakeServer, code: Path
+    ) -> None:
+        cli("app", "deploy", "hello", "--code", str(code))
+        (code / "newer.py").write_text("NEWER = True\n")
+        server.behaviour.is_overtaken = True
+        result = cli("app", "deploy", "hello", "--code", str(code))
+        assert result.code == 1
+        last = result.err.splitlines()[-1]
+        assert last == "Error: version 1 was asked for before version 2 served (Superseded)"
+
     def test_trace_of_the_app_stays_readable(
         self, cli: Cli, server: FakeServer, code: Path
     ) -> None:

@@ -81,7 +81,8 @@ class Drafts:
     async def publish(self, ref: AppRef) -> Published:
         """Number the draft and make it the app's target; raises NoDraft.
 
-        A publish that is still under way is given up for this one.
+        A publish that is still under way is given up for this one. Its version stays what it is,
+        compiling or compiled: nothing was wrong with it, and RollbackApp may ask for it later.
         """
         async with self._database.transaction() as tx:
             app = await tx.apps.get(ref, lock=True)
@@ -91,11 +92,10 @@ class Drafts:
             if not is_compiled and build is None:
                 await start_build(tx, app, draft)
                 draft = await draft_of(tx, app)
-            await supersede(tx, app)
             number = await tx.apps.take_number(app)
             status = VersionStatus.DRAFT if is_compiled else VersionStatus.COMPILING
             version = await tx.versions.publish(draft, number, app.config, status)
-            app = await tx.apps.set_target(app, number, _state_during_rollout(app, status))
+            app = await tx.apps.set_target(app, number, state_during_rollout(app, status))
             await tx.notify(APPS_CHANNEL, str(app.id))
         logger.info("version published", extra={"app": ref.id, "version": number})
         return Published(app=app, version=version)
@@ -137,20 +137,7 @@ async def start_build(tx: Transaction, app: App, draft: Version) -> Build:
     return build
 
 
-async def supersede(tx: Transaction, app: App) -> None:
-    """Give up a publish that is still under way; a version that has served before stays whole."""
-    if app.target_version in (DRAFT, app.active_version):
-        return
-    await tx.versions.move(
-        app.id,
-        app.target_version,
-        VersionStatus.FAILED,
-        error="another version was asked for before this one served",
-        reason="Superseded",
-    )
-
-
-def _state_during_rollout(app: App, status: VersionStatus) -> DeploymentState:
+def state_during_rollout(app: App, status: VersionStatus) -> DeploymentState:
     """Return the serving posture: what serves goes on serving while the next one comes."""
     if app.active_version:
         return app.state

@@ -277,7 +277,7 @@ def _outcome_of_build(build: Build) -> Outcome:
 
 
 def _outcome_of_version(version: Version) -> Outcome:
-    if version.status is VersionStatus.FAILED and version.error_reason != "Superseded":
+    if version.status is VersionStatus.FAILED:
         return failed_compile(version.error, version.error_reason)
     return failed(version.error or "the version was never compiled", "NotCompiled")
 

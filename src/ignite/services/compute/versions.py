@@ -10,7 +10,7 @@ from ignite.domain.errors import FailedPrecondition, VersionNotFound
 from ignite.domain.identity import Organization
 from ignite.domain.sources import file_form
 from ignite.domain.versions import Version, VersionStatus
-from ignite.services.compute.drafts import supersede
+from ignite.services.compute.drafts import state_during_rollout
 from ignite.services.compute.sources import Sources
 
 logger = logging.getLogger(__name__)
@@ -46,17 +46,18 @@ class Versions:
             return app, await version_of(tx, app, number)
 
     async def roll_back(self, ref: AppRef, number: int) -> App:
-        """Make a version that was published before the app's target.
+        """Make a version that was published before the app's target, whether it served or not.
 
         The active one is success at once, and ends a publish that is under way.
         """
         async with self._database.transaction() as tx:
             app = await tx.apps.get(ref, lock=True)
-            _check_served(await version_of(tx, app, number))
+            version = await version_of(tx, app, number)
+            _check_can_serve(version)
             if number == app.target_version:
                 return app
-            await supersede(tx, app)
-            app = await tx.apps.set_target(app, number, app.state)
+            state = state_during_rollout(app, version.status)
+            app = await tx.apps.set_target(app, number, state)
             await tx.notify(APPS_CHANNEL, str(app.id))
         logger.info("rollback asked for", extra={"app": ref.id, "version": number})
         return app
@@ -84,7 +85,7 @@ async def version_of(tx: Transaction, app: App, number: int) -> Version:
     return version
 
 
-def _check_served(version: Version) -> None:
+def _check_can_serve(version: Version) -> None:
     if version.number == DRAFT:
         raise FailedPrecondition(
             "version 0 is the draft: publish it instead", reason="VersionIsDraft"
