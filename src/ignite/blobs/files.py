@@ -90,7 +90,7 @@ class FileBlobStore:
     def _keep(self, path: Path, size: int) -> bool:
         """Tell whether the blob is there; it is not removed then for a while."""
         try:
-            with self._lock.shared():
+            with _disk_errors(), self._lock.shared():
                 if path.stat().st_size != size:
                     return False
                 stamp(path)

@@ -18,16 +18,12 @@ _Stamps = tuple[tuple[int, int, int], ...]
 
 def server_tls(certificate: Path, key: Path) -> grpc.ServerCredentials:
     """Return plain server TLS."""
-    files = _Files(certificate, key, None)
-    return grpc.dynamic_ssl_server_credentials(files.load(), files.renewed)
+    return _credentials(_Files(certificate, key, None))
 
 
 def mutual_tls(certificate: Path, key: Path, client_ca: Path) -> grpc.ServerCredentials:
     """Return TLS that asks every client for a certificate of `client_ca`."""
-    files = _Files(certificate, key, client_ca)
-    return grpc.dynamic_ssl_server_credentials(
-        files.load(), files.renewed, require_client_authentication=True
-    )
+    return _credentials(_Files(certificate, key, client_ca))
 
 
 class _Files:
@@ -38,7 +34,12 @@ class _Files:
         self._key = key
         self._client_ca = client_ca
         self._stamps: _Stamps = ()
-        self._loaded: grpc.ServerCertificateConfiguration
+        self._refused: _Stamps = ()
+
+    @property
+    def has_client_ca(self) -> bool:
+        """Tell whether clients must have a certificate."""
+        return self._client_ca is not None
 
     def load(self) -> grpc.ServerCertificateConfiguration:
         """Read the files; raises OSError, or ValueError for those that do not fit."""
@@ -50,23 +51,37 @@ class _Files:
             x509.load_pem_x509_certificates(authority)
         # Looked at before they were read: what changes meanwhile is read once more.
         self._stamps = stamps
-        self._loaded = grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
-        return self._loaded
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
-    def renewed(self) -> grpc.ServerCertificateConfiguration:
-        """Return what has changed, or else what there is."""
+    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what has changed, None to go on with what there is."""
         try:
-            if self._look() != self._stamps:
-                self.load()
-                logger.info("certificate renewed", extra={"file": self._certificate.name})
+            if (found := self._look()) in (self._stamps, self._refused):
+                return None
+        except OSError:
+            return None  # being written
+        try:
+            loaded = self.load()
         except (OSError, ValueError, TypeError) as error:
+            # Said once, not at every handshake.
+            self._refused = found
             logger.warning("certificate not taken yet", extra={"error": str(error)})
-        return self._loaded
+            return None
+        logger.info("certificate renewed", extra={"file": self._certificate.name})
+        return loaded
 
     def _look(self) -> _Stamps:
         paths = (self._certificate, self._key, self._client_ca)
         found = (path.stat() for path in paths if path is not None)
-        return tuple((about.st_ino, about.st_mtime_ns, about.st_size) for about in found)
+        return tuple((about.st_ino, about.st_ctime_ns, about.st_size) for about in found)
+
+
+def _credentials(files: _Files) -> grpc.ServerCredentials:
+    return grpc.dynamic_ssl_server_credentials(
+        files.load(),
+        files.renewed,  # type: ignore[arg-type]  # None is "no change", says its documentation
+        require_client_authentication=files.has_client_ca,
+    )
 
 
 def _check(certificate: bytes, key: bytes) -> None:
