@@ -15,6 +15,7 @@ from ignite.domain.apps import (
     AppConfig,
     AppRef,
     AppStatus,
+    AppSummary,
     DeploymentState,
     ObservedReplica,
     ResourceTier,
@@ -75,6 +76,11 @@ async def shown(database: Database, name: str = "web") -> ShownApp:
         return await tx.apps.shown(ref(name))
 
 
+async def page(database: Database, *, after: str = "", limit: int = 10) -> tuple[AppSummary, ...]:
+    async with database.reading() as tx:
+        return await tx.apps.list(ACME.name, after=after, limit=limit)
+
+
 async def new_build(database: Database, app: App, number: int = 1, content: str = "a") -> Build:
     async with database.transaction() as tx:
         return await tx.builds.create(
@@ -133,6 +139,24 @@ class TestApps:
         first, second = await shown(database), await shown(database)
         assert first is not second
         assert first.app == second.app
+
+    async def test_page_is_made_once_and_anew_when_one_of_its_apps_changes(
+        self, database: Database
+    ) -> None:
+        app, _ = await new_app(database, "a"), await new_app(database, "b")
+        await new_app(database, "a", RIVAL)
+        before = await page(database)
+        assert await page(database) is before
+        assert [one.ref.name for one in await page(database, after="a")] == ["b"]
+        assert [one.ref.name for one in await page(database, limit=1)] == ["a"]
+        async with database.transaction() as tx:
+            await tx.apps.set_config(app, AppConfig(description="other"))
+        after = await page(database)
+        assert [one.description for one in after] == ["other", ""]
+        assert after[1] is before[1]
+        async with database.transaction() as tx:
+            await tx.apps.delete(app)
+        assert await page(database) == (before[1],)
 
     async def test_taken_name_leaves_the_transaction_usable(self, database: Database) -> None:
         await new_app(database)

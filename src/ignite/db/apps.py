@@ -239,7 +239,7 @@ class AppStore:
         rows = await self._connection.execute(
             _LIST, {"organization": organization, "after": after, "limit": limit}
         )
-        return tuple(values.summary_of(row) for row in rows)
+        return values.summary_page(organization, after, limit).of(rows.all())
 
     async def count(self, organization: OrganizationName) -> int:
         """Return how many apps the organisation has."""

@@ -54,6 +54,10 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
 
+    def all(self) -> Sequence[Row]:
+        """Return them all."""
+        return self._rows
+
     def one(self) -> Row:
         """Return the only row; raises LookupError where there is another number of them."""
         if len(self._rows) != 1:

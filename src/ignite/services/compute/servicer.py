@@ -220,9 +220,9 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
             async for item in items:
                 yield convert_builds.compile_frame(item)
 
-    async def Invoke(  # type: ignore[override]  # some frames come as the bytes they are sent as
+    async def Invoke(  # type: ignore[override]  # it writes its frames itself: a generator less
         self, request: pb.InvokeRequest, context: Context
-    ) -> AsyncIterator[pb.InvokeResponse | bytes]:
+    ) -> None:
         principal = principal_of(context)
         frames = self._invocations.frames(
             principal,
@@ -233,7 +233,7 @@ class ComputeServicer(pb_grpc.ComputeServiceServicer):
         )
         async with aclosing(frames) as items:
             async for item in items:
-                yield convert_invocations.frame(item)
+                await context.write(convert_invocations.frame(item))
 
     async def HealthCheck(
         self,
