@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from tests.support.clocks import ManualClock
 from ignite.archives import inspect
 from ignite.blobs.files import FileBlobStore
 from ignite.blobs.shelf import BlobShelf
+from ignite.bootstrap.controllers import _janitor_rules
 from ignite.builders.shelves import ArtifactShelf, WorkFolderShelf
 from ignite.controllers.janitor import Janitor, JanitorMetrics, JanitorRules
 from ignite.db.accounts import PostgresAccountStore
@@ -36,7 +37,7 @@ from ignite.services.compute.apps import Apps
 from ignite.services.compute.bounds import bounds_of
 from ignite.services.compute.drafts import Drafts, Schemas
 from ignite.services.compute.sources import Sources
-from ignite.settings import DatabaseSettings, LimitSettings, ScalingSettings
+from ignite.settings import DatabaseSettings, LimitSettings, ScalingSettings, Settings
 from ignite.telemetry.metrics import new_registry, render
 
 ACME = Organization(id=OrganizationId("01ACME"), name=OrganizationName("acme"))
@@ -73,12 +74,14 @@ class House:
     def __post_init__(self) -> None:
         self.janitor = self.another_janitor()
 
-    def another_janitor(self, shelves: Sequence[Shelf] | None = None) -> Janitor:
+    def another_janitor(
+        self, shelves: Sequence[Shelf] | None = None, rules: JanitorRules = RULES
+    ) -> Janitor:
         registry = self.registry = new_registry(process=False)
         return Janitor(
             shelves or self.shelves,
             References(self.database),
-            RULES,
+            rules,
             JanitorMetrics(registry),
             now=self.clock,
             monotonic=self.clock.monotonic,
@@ -390,6 +393,73 @@ async def test_without_a_database_nothing_is_removed_and_the_janitor_lives(
     with pytest.raises(Unavailable):
         await house.janitor.round()
     assert len(house.files()) == 1
+
+
+async def test_rounds_go_on_after_any_failure(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await house.blobs.put(ACME.name, b"nobody's")
+    failures: list[Exception] = [Unavailable("away"), ValueError("a bug"), OSError(5, "disk")]
+    real = References.among
+
+    async def failing(self: References, kind: ShelfKind, keys: Sequence[str]) -> Collection[str]:
+        if failures:
+            raise failures.pop()
+        house.clock.forward(GRACE.total_seconds() + 1)
+        return await real(self, kind, keys)
+
+    gone = asyncio.Event()
+
+    class Telling(BlobShelf):
+        async def remove(self, kept: Kept) -> Removed:
+            removed = await super().remove(kept)
+            gone.set()
+            return removed
+
+    monkeypatch.setattr(References, "among", failing)
+    janitor = house.another_janitor(
+        [Telling(house.layout.blobs)], replace(RULES, interval=timedelta(milliseconds=5))
+    )
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(janitor.run(lambda: None))
+        async with asyncio.timeout(20):
+            await gone.wait()
+        working.cancel()
+    assert house.files() == []
+    assert not failures
+    assert "ignite_janitor_failures_total 3.0" in render(house.registry).decode()  # type: ignore[arg-type]
+    assert caplog.text.count("janitor: round") == 3
+
+
+async def test_without_an_interval_nothing_is_ever_looked_at(house: House) -> None:
+    class Untouched(BlobShelf):
+        async def tidy(self) -> Removed:
+            raise AssertionError("looked at")
+
+    janitor = house.another_janitor(
+        [Untouched(house.layout.blobs)], replace(RULES, interval=timedelta(0))
+    )
+    async with asyncio.TaskGroup() as group:
+        idle = group.create_task(janitor.run(lambda: None))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not idle.done()
+        idle.cancel()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limits": {"timeout_secs": 9000}},
+        {"build": {"timeout_secs": 9000}},
+        {"database": {"statement_timeout_secs": 9000}},
+        {"janitor": {"grace_secs": 9000}},
+    ],
+)
+def test_the_grace_outlasts_whoever_could_need_a_thing(change: dict[str, Any]) -> None:
+    least = _janitor_rules(Settings.load({}, {"janitor": {"grace_secs": 300}})).grace
+    assert least > timedelta(seconds=LimitSettings().timeout_secs)
+    assert _janitor_rules(Settings.load({}, change)).grace >= timedelta(seconds=9000)
 
 
 class Aging:
