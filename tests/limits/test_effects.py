@@ -97,8 +97,8 @@ class TestReplica:
 
     def test_timeout(self, probe: App) -> None:
         changed(probe, limits={"timeout_secs": 1})
-        answer = probe.http(b"sleep=15")
-        assert (answer.status, answer.json()["code"]) == (504, 4)
+        # The replica keeps the same time as the gateway: either may be the first to say so.
+        assert probe.http(b"sleep=15").status == 504
 
     def test_max_concurrency(self, probe: App) -> None:
         changed(probe, max_concurrency=2)
