@@ -237,7 +237,7 @@ def _new_shown_of(row: Row) -> ShownApp:
     )
 
 
-_kept_shown_of = lru_cache(maxsize=2048)(_new_shown_of)
+_kept_shown_of = lru_cache(maxsize=1024)(_new_shown_of)
 
 
 def version_of(row: Row) -> Version:
