@@ -42,7 +42,7 @@ def bearer_of(authorization: str) -> str:
     """Return the token of an `Authorization` value; raises Unauthenticated."""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("a bearer token is needed")
+        raise Unauthenticated("a bearer token is needed", reason="MissingToken")
     return token.strip()
 
 

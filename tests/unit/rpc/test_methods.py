@@ -38,7 +38,7 @@ class Servicer(pb_grpc.ComputeServiceServicer):
 
 def methods(auth: Asked) -> Methods:
     found = Methods(Entrance(auth=auth, metrics=None))
-    pb_grpc.add_ComputeServiceServicer_to_server(Servicer(), found)  # type: ignore[no-untyped-call]
+    pb_grpc.add_ComputeServiceServicer_to_server(Servicer(), found)  # type: ignore[arg-type]
     return found
 
 
