@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _TRY_SECS = 0.005
+_SHARED_WAIT_SECS = 10.0
 
 
-class FolderBusy(Exception):
+class FolderBusy(OSError):
     """The folder was in use for as long as we cared to wait."""
 
 
@@ -26,19 +27,26 @@ class FolderLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold it together with others; raises FileNotFoundError without the folder."""
-        with self._open() as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        """Hold it together with others; raises FolderBusy, or FileNotFoundError without the folder.
+
+        Who holds it alone does so for some system calls.
+        """
+        with self._held(fcntl.LOCK_SH, _SHARED_WAIT_SECS):
             yield
 
     @contextmanager
     def alone(self, *, wait_secs: float = 1.0) -> Iterator[None]:
         """Hold it alone; raises FolderBusy, or FileNotFoundError without the folder."""
+        with self._held(fcntl.LOCK_EX, wait_secs):
+            yield
+
+    @contextmanager
+    def _held(self, kind: int, wait_secs: float) -> Iterator[None]:
         ends = time.monotonic() + wait_secs
         with self._open() as descriptor:
             while True:
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
                 except BlockingIOError:
                     # Tried and not waited for: holders that overlap would never let us in.
                     if time.monotonic() > ends:

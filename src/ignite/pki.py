@@ -224,7 +224,8 @@ def _read(certificate: Path, key: Path) -> _Pair | None:
     try:
         loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
+        # Any other trouble of the disk is no reason to make others in their place.
         return None
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         return None

@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 
 class SettingsError(Exception):
@@ -152,11 +161,21 @@ class IdentitySettings(Group):
     )
     external_issuer: str = Field(default="", description="Another OIDC issuer to believe.")
     external_jwks_url: str = Field(default="", description="Its keys; empty: by discovery.")
-    external_audience: str = Field(default="", description="Audience its tokens must name.")
+    external_audience: str = Field(
+        default="", description="Audience its tokens must name; needed with another issuer."
+    )
     external_roles_claim: str = Field(
         default="realm_access.roles", description="Dotted path of the claim that lists roles."
     )
     dev_organization: str = Field(default="acme", description="Made at first start, embedded.")
+
+    @field_validator("external_audience", "external_roles_claim")
+    @classmethod
+    def _is_set_with_its_issuer(cls, value: str, info: ValidationInfo) -> str:
+        # Without them tokens made for other services would do, or grant what they should not.
+        if info.data.get("external_issuer") and not value:
+            raise PydanticCustomError("needed", "must be set where external_issuer is set")
+        return value
 
 
 class GatewaySettings(Group):

@@ -1,6 +1,7 @@
 """What every Shelf promises, and what those on files promise when they race or are broken off."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -8,9 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ignite import locks
 from ignite.blobs.files import FileBlobStore
 from ignite.blobs.shelf import BlobShelf
 from ignite.builders.shelves import ArtifactShelf, WorkFolderShelf
@@ -280,3 +283,35 @@ async def test_puts_and_removals_at_once_never_lose_what_was_put_last(layout: La
             group.create_task(take_away())
     assert puts > 10
     assert removed.count > 10
+
+
+def test_a_folder_that_cannot_be_read_stops_no_walk(
+    stocked: Stocked, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {stocked.put(ACME, "one"), stocked.put(ACME, "two")}
+    for root in (layout.blobs, layout.artifacts, layout.builds):
+        (root / "+lost").mkdir(parents=True, exist_ok=True)
+    real = os.listdir
+
+    def listdir(folder: Any) -> list[str]:
+        if Path(folder).name == "+lost":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    found = {kept.key for kept in all_of(stocked.shelf)}
+    assert keys <= found
+
+
+def test_who_waits_for_a_lock_waits_for_a_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_SHARED_WAIT_SECS", 0.05)
+    lock = FolderLock(tmp_path)
+    with lock.alone():
+        with pytest.raises(FolderBusy), lock.shared():
+            raise AssertionError("held by two")
+        with pytest.raises(FolderBusy), lock.alone(wait_secs=0.05):
+            raise AssertionError("held by two")
+    with lock.shared(), lock.shared():
+        pass

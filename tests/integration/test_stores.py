@@ -140,6 +140,19 @@ class TestApps:
         assert first is not second
         assert first.app == second.app
 
+    async def test_page_with_long_descriptions_is_not_kept(self, database: Database) -> None:
+        for number in range(129):
+            async with database.transaction() as tx:
+                config = AppConfig(description="x" * (512 if number else 513))
+                await tx.apps.create(ref(f"app{number:03}"), ACME.id, config)
+        first, second = await page(database, limit=200), await page(database, limit=200)
+        assert first is not second
+        assert first[0] is not second[0]
+        assert first[1] is second[1]
+        assert [one.ref for one in first] == [one.ref for one in second]
+        few = await page(database, limit=2)
+        assert await page(database, limit=2) is few
+
     async def test_page_is_made_once_and_anew_when_one_of_its_apps_changes(
         self, database: Database
     ) -> None:

@@ -60,3 +60,15 @@ def test_every_field_is_described() -> None:
         for field, about in kind.model_fields.items():
             assert about.description, f"{group}.{field}"
     assert len(set(variables().values())) <= len(variables())
+
+
+@pytest.mark.parametrize("name", ["external_audience", "external_roles_claim"])
+def test_another_issuer_needs_its_audience_and_its_roles(name: str) -> None:
+    given = {
+        "IGNITE__IDENTITY__EXTERNAL_ISSUER": "https://login.example.com",
+        "IGNITE__IDENTITY__EXTERNAL_AUDIENCE": "ignite",
+        "IGNITE__IDENTITY__EXTERNAL_ROLES_CLAIM": "roles",
+    }
+    assert Settings.load(given).identity.external_audience == "ignite"
+    with pytest.raises(SettingsError, match=f"IGNITE__IDENTITY__{name.upper()}: must be set"):
+        Settings.load({**given, f"IGNITE__IDENTITY__{name.upper()}": ""})

@@ -8,6 +8,7 @@ blob stays, or behind, and writes it anew.
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from pathlib import Path
 from ignite.blobs.files import DRAFT
 from ignite.locks import FolderLock
 from ignite.ports.shelves import Kept, Removed, ShelfKind
+
+logger = logging.getLogger(__name__)
 
 # A blob has 64 MiB at most: no writer takes this long.
 _STALE_SECS = 24 * 3600
@@ -57,7 +60,7 @@ class BlobShelf:
                         yield from self._kept(organization, start, rest)
 
     def _kept(self, organization: str, start: str, rest: str) -> Iterator[Kept]:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             about = (self._root / organization / start / rest).stat()
             yield Kept(
                 key=f"{organization}/{start}{rest}",
@@ -98,4 +101,8 @@ def _names(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        # Not ours, such as the `lost+found` of a volume, or damaged: the walk goes on behind it.
+        logger.warning("folder not read", extra={"folder": folder.name, "error": error.strerror})
         return []

@@ -7,6 +7,7 @@ is moved aside first and emptied then: no replica ever starts from a part of it.
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -18,6 +19,8 @@ from ignite.layout import Layout
 from ignite.locks import FolderLock, stamp
 from ignite.ports.shelves import Kept, Removed, ShelfKind
 from ignite.privileges import sync_folder
+
+logger = logging.getLogger(__name__)
 
 _GONE = ".gone-"
 
@@ -127,10 +130,14 @@ def _names(folder: Path) -> list[str]:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        # Not ours, such as the `lost+found` of a volume, or damaged: the walk goes on behind it.
+        logger.warning("folder not read", extra={"folder": folder.name, "error": error.strerror})
+        return []
 
 
 def _kept(root: Path, key: str) -> Iterator[Kept]:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         about = (root / key).stat()
         stamp = (about.st_ino, about.st_mtime_ns)
         yield Kept(key=key, stamp=stamp, modified_at=about.st_mtime)
@@ -164,4 +171,6 @@ def _empty(folder: Path) -> Removed:
             with contextlib.suppress(FileNotFoundError):
                 size_bytes += os.lstat(os.path.join(path, name)).st_blocks * 512
     shutil.rmtree(folder, onerror=note)
+    if failures:
+        logger.warning("not emptied", extra={"folder": folder.name, "entries": len(failures)})
     return Removed() if failures else Removed(count=1, size_bytes=size_bytes)

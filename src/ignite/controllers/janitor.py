@@ -21,7 +21,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -136,19 +136,37 @@ class Janitor:
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
 
     async def round(self) -> dict[str, Removed]:
-        """Look at the next part of everything; return what was removed, by kind."""
+        """Look at the next part of everything; return what was removed, by kind.
+
+        What fails on one shelf is raised once the other shelves are done.
+        """
         done: dict[str, Removed] = {}
+        failures: list[Exception] = []
         for shelf in self._shelves:
-            done[shelf.kind] = await shelf.tidy()
-            for _ in range(_PAGES_A_ROUND):
-                done[shelf.kind] += await self._look(shelf, self._walks[shelf.kind])
-                if not self._walks[shelf.kind].after:
-                    break
+            done[shelf.kind] = Removed()
+            try:
+                async for removed in self._walk(shelf):
+                    done[shelf.kind] += removed
+            except Exception as error:  # noqa: BLE001 - `run` tells of it
+                failures.append(error)
+        if failures:
+            self._tell(done)
+            raise failures[0]
         before = self._now() - self._rules.build_log_age
         done["build"] = await self._drop(self._references.drop_builds, before)
         done["build_line"] = await self._drop(self._references.drop_lines, before)
         self._tell(done)
+        self._metrics.last.set(self._now().timestamp())
         return done
+
+    async def _walk(self, shelf: Shelf) -> AsyncIterator[Removed]:
+        """Walk along a shelf for as far as one round goes."""
+        yield await shelf.tidy()
+        walk = self._walks[shelf.kind]
+        for _ in range(_PAGES_A_ROUND):
+            yield await self._look(shelf, walk)
+            if not walk.after:
+                break
 
     async def _look(self, shelf: Shelf, walk: _Walk) -> Removed:
         """Look at the next page of a shelf."""
@@ -209,7 +227,6 @@ class Janitor:
         return Removed(count=count)
 
     def _tell(self, done: dict[str, Removed]) -> None:
-        self._metrics.last.set(self._now().timestamp())
         for kind, removed in done.items():
             self._metrics.removed.labels(kind=str(kind)).inc(removed.count)
             if removed.size_bytes:

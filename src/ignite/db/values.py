@@ -148,6 +148,12 @@ def code_of(row: Columns) -> Code:
     )
 
 
+# What is kept of rows has a bound in bytes: those with more text than this are read every time.
+_KEPT_CHARS = 4096
+_KEPT_DESCRIPTION_CHARS = 512
+_KEPT_PAGE_CHARS = 64 * 1024
+
+
 def app_of(row: Columns) -> App:
     """Return the app of a row."""
     return App(
@@ -167,12 +173,17 @@ def app_of(row: Columns) -> App:
     )
 
 
-@lru_cache(maxsize=2048)
 def summary_of(row: Row) -> AppSummary:
-    """Return the summary of a row of the columns that lists show; equal rows give the same one.
+    """Return the summary of a row of the columns that lists show.
 
-    What an older release did not write has its default.
+    Equal rows give the same one, unless they are large. What an older release did not write has its
+    default.
     """
+    is_large = len(row["description"] or "") > _KEPT_DESCRIPTION_CHARS
+    return _new_summary_of(row) if is_large else _kept_summary_of(row)
+
+
+def _new_summary_of(row: Row) -> AppSummary:
     return AppSummary(
         ref=AppRef(organization=row["organization"], name=row["name"]),
         description=row["description"] or "",
@@ -185,6 +196,9 @@ def summary_of(row: Row) -> AppSummary:
     )
 
 
+_kept_summary_of = lru_cache(maxsize=2048)(_new_summary_of)
+
+
 class SummaryPage:
     """What the rows of one page were when it was last read, and the summaries made of them.
 
@@ -194,14 +208,17 @@ class SummaryPage:
     __slots__ = ("_made", "_rows")
 
     def __init__(self) -> None:
-        self._rows: Sequence[Row] = []
+        self._rows: Sequence[Row] = ()
         self._made: tuple[AppSummary, ...] = ()
 
     def of(self, rows: Sequence[Row]) -> tuple[AppSummary, ...]:
         """Return the summaries of `rows`: the same as before while those are equal."""
-        if rows != self._rows:
-            self._rows, self._made = rows, tuple(map(summary_of, rows))
-        return self._made
+        if rows == self._rows:
+            return self._made
+        made = tuple(map(summary_of, rows))
+        is_large = sum(len(app.description) for app in made) > _KEPT_PAGE_CHARS
+        self._rows, self._made = ((), ()) if is_large else (rows, made)
+        return made
 
 
 @lru_cache(maxsize=64)
@@ -210,8 +227,6 @@ def summary_page(_organization: OrganizationName, _after: str, _limit: int) -> S
     return SummaryPage()
 
 
-# What is kept of rows has a bound in bytes: those with more text than this are read every time.
-_KEPT_CHARS = 4096
 _SHOWN_JSON = ("config", "runtime", "build_args")
 
 

@@ -122,7 +122,7 @@ def _provider(issuer: Issuer, shape: Shape, *, remembers: bool) -> Config:
     cluster = names.EDGE if issuer.is_builtin else names.EXTERNAL_ISSUER
     return {
         "issuer": issuer.issuer,
-        **({"audiences": [issuer.audience]} if issuer.audience else {}),
+        "audiences": [issuer.audience],
         "require_expiration": True,
         "clock_skew_seconds": 5,
         # The scheme's name may be in any case; these are the ones that are written.
@@ -152,13 +152,13 @@ def _policy(ids: list[Config], condition: Config | None) -> Config:
 
 def _principals(route: Route, issuer: Issuer, flat: list[Config] | None = None) -> list[Config]:
     ids = [_claim(("iss",), {"string_match": {"exact": issuer.issuer}})]
-    if issuer.roles_claim:
+    if issuer.is_builtin:
+        among = {"regex": f"(.* )?{Scope.INVOKE_APP}( .*)?"}
+        ids.append(_claim(("scope",), {"string_match": {"safe_regex": among}}))
+    else:
         path = tuple(issuer.roles_claim.split("."))
         roles = sorted(name for name, scopes in ROLES.items() if Scope.INVOKE_APP in scopes)
         ids.append({"or_ids": {"ids": [_claim(path, _holds(role)) for role in roles]}})
-    else:
-        among = {"regex": f"(.* )?{Scope.INVOKE_APP}( .*)?"}
-        ids.append(_claim(("scope",), {"string_match": {"safe_regex": among}}))
     if flat is not None:
         name = route.app.organization
         present = {"present_match": True}

@@ -62,7 +62,9 @@ class _Files:
             return None  # being written
         try:
             loaded = self.load()
-        except (OSError, ValueError, TypeError) as error:
+        except OSError:
+            return None  # no descriptor left, say: the next handshake tries again
+        except (ValueError, TypeError) as error:
             # Said once, not at every handshake.
             self._refused = found
             logger.warning("certificate not taken yet", extra={"error": str(error)})

@@ -65,7 +65,8 @@ def make_folders(layout: Layout, owner: Owner | None) -> None:
         layout.gateway,
     ):
         make_folder(folder, owner, 0o700)
-    make_folder(layout.artifacts, owner, 0o755)
+    # Passed through too; who may list it may also lock it, and keep compiles waiting.
+    make_folder(layout.artifacts, owner, 0o711)
     make_folder(layout.replicas, None, 0o711)
     if layout.run.parent == Path("/run/ignite"):
         make_folder(layout.run.parent, None, 0o711)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from ignite.domain.addresses import PublicAddress
@@ -85,3 +86,12 @@ def test_record_is_kept_as_long_as_its_app_is() -> None:
     del app
     gc.collect()
     assert gone() is None
+
+
+def test_entries_with_long_descriptions_are_made_anew() -> None:
+    answers = AppAnswers(ADDRESS)
+    small, large = summary("a"), replace(summary("b"), description="d" * 513)
+    for _ in range(2):
+        page = pb.ListAppsResponse.FromString(answers.page([small, large], ""))
+        assert [len(app.description) for app in page.apps] == [5, 513]
+    assert answers._entry.cache_info().currsize == 1

@@ -37,6 +37,10 @@ def created(app: App) -> pb.CreateAppResponse:
     )
 
 
+_KEPT_DESCRIPTION_CHARS = 512
+"""Entries of lists with more than this are made every time."""
+
+
 class AppAnswers:
     """The answers of GetApp and ListApps as they are sent, each made once of what it shows."""
 
@@ -55,7 +59,12 @@ class AppAnswers:
 
     def page(self, apps: Iterable[AppSummary], next_cursor: str) -> bytes:
         """Return the answer with a page of a list: its parts one after the other are the whole."""
-        entries = map(self._entry, apps)
+        entries = [
+            self._entry(app)
+            if len(app.description) <= _KEPT_DESCRIPTION_CHARS
+            else self._new_entry(app)
+            for app in apps
+        ]
         return b"".join(
             (*entries, pb.ListAppsResponse(next_cursor=next_cursor).SerializeToString())
         )
