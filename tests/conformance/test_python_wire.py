@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.conformance.replicas import Replica, Replicas
@@ -39,6 +40,12 @@ def read_until(client: socket.socket, end: bytes) -> bytes:
         assert part, found
         found += part
     return found
+
+
+def minor_faults(replica: Replica) -> int:
+    """Return how often the replica's process has asked for a page so far."""
+    about = Path(f"/proc/{replica.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(about[7])
 
 
 def post(*lines: bytes, body: bytes = b"", start: bytes = b"POST / HTTP/1.1") -> bytes:
@@ -155,6 +162,36 @@ class TestAccepted:
 
 
 class TestConnection:
+    def test_parts_of_many_requests_come_in_turn_and_none_gets_into_another(
+        self, replica: Replica
+    ) -> None:
+        bodies = [bytes([65 + number]) * 60_000 for number in range(8)]
+        clients = [replica.connect() for _ in bodies]
+        try:
+            for client, body in zip(clients, bodies, strict=True):
+                client.sendall(post(b"Content-Length: %d" % len(body), LAST))
+            for start in range(0, 60_000, 7_000):
+                for client, body in zip(clients, bodies, strict=True):
+                    client.sendall(body[start : start + 7_000])
+            for client, body in zip(clients, bodies, strict=True):
+                assert read_all(client).endswith(b"\r\n\r\n<" + body + b">")
+        finally:
+            for client in clients:
+                client.close()
+
+    def test_requests_make_the_kernel_map_no_memory(self, replica: Replica) -> None:
+        request = post(b"Content-Length: 1", body=b"x")
+        taken: list[int] = []
+        with replica.connect() as client:
+            for _ in range(2):
+                before = minor_faults(replica)
+                for _ in range(500):
+                    client.sendall(request)
+                    read_until(client, b"<x>")
+                taken.append(minor_faults(replica) - before)
+        # Reads into memory of their own took two each.
+        assert min(taken) < 100
+
     def test_is_kept_for_many_requests(self, replica: Replica) -> None:
         with replica.connect() as client:
             for number in range(5):
