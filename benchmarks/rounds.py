@@ -57,11 +57,16 @@ class Medians:
 
 def alternate(sides: Sequence[Side], rounds: int) -> dict[str, Medians]:
     """Run all sides once a round, every other round in reverse, and return their medians."""
+    return {name: medians(name, taken) for name, taken in taken_in(sides, rounds).items()}
+
+
+def taken_in(sides: Sequence[Side], rounds: int) -> dict[str, list[Round]]:
+    """Run all sides once a round, every other round in reverse, and return what each was."""
     found: dict[str, list[Round]] = {side.name: [] for side in sides}
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
             found[side.name].append(side.run())
-    return {name: medians(name, taken) for name, taken in found.items()}
+    return found
 
 
 def medians(name: str, taken: Sequence[Round]) -> Medians:
