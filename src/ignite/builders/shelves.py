@@ -5,27 +5,26 @@ removal takes; so one that comes back to use is either kept or compiled anew, ne
 is moved aside first and emptied then: no replica ever starts from a part of it.
 """
 
-import asyncio
 import contextlib
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ignite.layout import Layout
 from ignite.locks import FolderLock, stamp
 from ignite.ports.shelves import Kept, Removed, ShelfKind
 from ignite.privileges import sync_folder
+from ignite.shelving import FolderShelf, kept_at, names_in, stamp_of
 
 logger = logging.getLogger(__name__)
 
 _GONE = ".gone-"
 
 
-class ArtifactShelf:
+class ArtifactShelf(FolderShelf):
     """Implements ports.shelves.Shelf on the artifacts; keys are `tag/digest`, tag the tenant's."""
 
     kind = ShelfKind.ARTIFACT
@@ -54,18 +53,6 @@ class ArtifactShelf:
                 sync_folder(folder)
         return True
 
-    async def page(self, *, after: str, limit: int) -> Sequence[Kept]:
-        """See ports.shelves.Shelf."""
-        return await asyncio.to_thread(lambda: list(islice(self._behind(after), limit)))
-
-    async def remove(self, kept: Kept) -> Removed:
-        """See ports.shelves.Shelf. Raises FolderBusy."""
-        return await asyncio.to_thread(self._remove, kept)
-
-    async def tidy(self) -> Removed:
-        """See ports.shelves.Shelf."""
-        return await asyncio.to_thread(self._tidy)
-
     def _behind(self, after: str) -> Iterator[Kept]:
         last_tag = after.partition("/")[0]
         for tag in _names(self._root):
@@ -73,7 +60,7 @@ class ArtifactShelf:
                 continue
             for digest in _names(self._root / tag):
                 if f"{tag}/{digest}" > after:
-                    yield from _kept(self._root, f"{tag}/{digest}")
+                    yield from kept_at(self._root / tag / digest, f"{tag}/{digest}")
 
     def _remove(self, kept: Kept) -> Removed:
         path = self._root / kept.key
@@ -94,7 +81,7 @@ class ArtifactShelf:
         return removed
 
 
-class WorkFolderShelf:
+class WorkFolderShelf(FolderShelf):
     """Implements ports.shelves.Shelf on the work folders of compiles; keys are their names."""
 
     kind = ShelfKind.WORK_FOLDER
@@ -102,53 +89,26 @@ class WorkFolderShelf:
     def __init__(self, layout: Layout) -> None:
         self._root = layout.builds
 
-    async def page(self, *, after: str, limit: int) -> Sequence[Kept]:
-        """See ports.shelves.Shelf."""
-        return await asyncio.to_thread(lambda: list(islice(self._behind(after), limit)))
-
-    async def remove(self, kept: Kept) -> Removed:
-        """See ports.shelves.Shelf."""
-
-        def remove() -> Removed:
-            path = self._root / kept.key
-            return _empty(path) if _stamp(path) == kept.stamp else Removed()
-
-        return await asyncio.to_thread(remove)
-
-    async def tidy(self) -> Removed:
-        """Nothing here is ever half done: every folder is named after its build."""
-        return Removed()
-
     def _behind(self, after: str) -> Iterator[Kept]:
         for name in _names(self._root):
             if name > after:
-                yield from _kept(self._root, name)
+                yield from kept_at(self._root / name, name)
+
+    def _remove(self, kept: Kept) -> Removed:
+        path = self._root / kept.key
+        return _empty(path) if _stamp(path) == kept.stamp else Removed()
 
 
 def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        # Not ours, such as the `lost+found` of a volume, or damaged: the walk goes on behind it.
-        logger.warning("folder not read", extra={"folder": folder.name, "error": error.strerror})
-        return []
-
-
-def _kept(root: Path, key: str) -> Iterator[Kept]:
-    with contextlib.suppress(OSError):
-        about = (root / key).stat()
-        stamp = (about.st_ino, about.st_mtime_ns)
-        yield Kept(key=key, stamp=stamp, modified_at=about.st_mtime)
+    """Return the names in a folder but for those of things that are on their way out."""
+    return [name for name in names_in(folder) if not name.startswith(".")]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
     try:
-        about = path.stat()
+        return stamp_of(path.stat())
     except FileNotFoundError:
         return None
-    return about.st_ino, about.st_mtime_ns
 
 
 def _touch(folder: Path) -> bool:
