@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ignite.privileges import Owner, write_private
+
 CA_LIFE = timedelta(days=3650)
 LEAF_LIFE = timedelta(days=397)
 # Clocks of other machines may be behind ours.
@@ -84,13 +86,13 @@ def ensure_pki(
     *,
     now: datetime,
     names: Sequence[str] = (),
-    owner: tuple[int, int] | None = None,
+    owner: Owner | None = None,
     leaf_life: timedelta = LEAF_LIFE,
 ) -> Pki:
     """Make or renew what is needed and return the files.
 
-    `names` are further host names and addresses of the server. `owner` is (uid, gid) of all but the
-    CA's key. A running server may read the files meanwhile.
+    `names` are further host names and addresses of the server. `owner` gets all but the CA's
+    key. A running server may read the files meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
@@ -238,9 +240,9 @@ def _write(
     pair: _Pair,
     certificate: Path,
     key: Path,
-    owner: tuple[int, int] | None,
+    owner: Owner | None,
     *,
-    key_owner: tuple[int, int] | None,
+    key_owner: Owner | None,
 ) -> None:
     private = pair.key.private_bytes(
         serialization.Encoding.PEM,
@@ -249,8 +251,8 @@ def _write(
     )
     # The key first: a certificate without its key is found out and both are made anew.
     if not _holds(key, private):
-        _put(key, private, key_owner)
-    _put(certificate, pair.certificate.public_bytes(serialization.Encoding.PEM), owner)
+        write_private(key, private, key_owner)
+    write_private(certificate, pair.certificate.public_bytes(serialization.Encoding.PEM), owner)
 
 
 def _holds(path: Path, content: bytes) -> bool:
@@ -260,23 +262,9 @@ def _holds(path: Path, content: bytes) -> bool:
         return False
 
 
-def _put(path: Path, content: bytes, owner: tuple[int, int] | None) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        if owner is not None:
-            # Before it has its name: a server that runs reads it from that moment on.
-            os.fchown(file.fileno(), *owner)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def _give(files: Pki, owner: tuple[int, int]) -> None:
+def _give(files: Pki, owner: Owner) -> None:
     """Hand over what was made when there was no owner. The folder is theirs: follow no link."""
-    uid, gid = owner
+    uid, gid = owner.uid, owner.gid
     os.chown(files.folder, uid, gid, follow_symlinks=False)
     for path in (files.ca, files.server, files.server_key, files.client, files.client_key):
         about = path.lstat()

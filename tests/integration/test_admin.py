@@ -31,6 +31,7 @@ from ignite.identity.issuer import Issuer
 from ignite.identity.keystore import KeyStore
 from ignite.identity.verifier import JwtVerifier
 from ignite.pki import LEAF_LIFE, Pki, ensure_pki
+from ignite.privileges import Owner
 from ignite.rpc.auth import CertificateAuthInterceptor
 from ignite.rpc.server import Bind, grpc_component
 from ignite.rpc.server import Service as RpcService
@@ -365,6 +366,7 @@ class TestHealth:
 
 class TestPki:
     NOW = datetime(2030, 1, 1, tzinfo=UTC)
+    OTHER = Owner(name="other", uid=12345, gid=12346)
 
     def contents(self, folder: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -438,7 +440,7 @@ class TestPki:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
     def test_owner_gets_all_but_the_cas_key(self, tmp_path: Path) -> None:
-        pki = ensure_pki(tmp_path / "pki", now=self.NOW, owner=(12345, 12346))
+        pki = ensure_pki(tmp_path / "pki", now=self.NOW, owner=self.OTHER)
         owners = {path.name: path.stat().st_uid for path in pki.folder.iterdir()}
         assert owners.pop("ca-key.pem") == 0
         assert set(owners.values()) == {12345}

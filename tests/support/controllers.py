@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+from ignite.controllers.route_service import to_wire
 from ignite.domain.routes import Route
 from ignite.internal.v1 import routes_pb2 as pb
 from ignite.internal.v1 import routes_pb2_grpc
@@ -65,7 +66,7 @@ class FakeControllers(routes_pb2_grpc.RouteServiceServicer):
     async def WatchRoutes(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         sent = self.revision
         yield pb.WatchRoutesResponse(
-            revision=sent, snapshot=True, upserts=[_wire(r) for r in self.routes.values()]
+            revision=sent, snapshot=True, upserts=[to_wire(r) for r in self.routes.values()]
         )
         while True:
             async with self._changed:
@@ -75,7 +76,7 @@ class FakeControllers(routes_pb2_grpc.RouteServiceServicer):
                 found = [self.routes[key] for key in keys if key in self.routes]
                 gone = [key for key in keys if key not in self.routes]
             yield pb.WatchRoutesResponse(
-                revision=sent, upserts=[_wire(r) for r in found], removed_keys=gone
+                revision=sent, upserts=[to_wire(r) for r in found], removed_keys=gone
             )
 
     async def AckRoutes(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -97,29 +98,3 @@ class FakeControllers(routes_pb2_grpc.RouteServiceServicer):
             self.reports.append(request)
             self._changed.notify_all()
         return pb.ReportDemandResponse()
-
-
-def _wire(route: Route) -> pb.AppRoute:
-    return pb.AppRoute(
-        key=route.key,
-        organization_name=route.app.organization,
-        organization_id=route.organization_id,
-        app_name=route.app.name,
-        version=route.version,
-        active=route.is_active,
-        hostnames=route.hostnames,
-        allow_unauthenticated=route.allow_unauthenticated,
-        timeout_secs=route.timeout_secs,
-        max_concurrency=route.max_concurrency,
-        endpoints=[
-            pb.Endpoint(
-                replica_id=replica.id,
-                unix_path=replica.endpoint.unix_path,
-                host=replica.endpoint.host,
-                port=replica.endpoint.port,
-            )
-            for replica in route.replicas
-        ],
-        failure_reason=route.failure_reason,
-        failure_message=route.failure_message,
-    )

@@ -88,11 +88,10 @@ class Certificates:
 
     def renew(self) -> None:
         """Make what is missing or near its end."""
-        owner = self._owner
         ensure_pki(
             self._layout.pki,
             now=datetime.now(UTC),
-            owner=(owner.uid, owner.gid) if owner else None,
+            owner=self._owner,
             leaf_life=self._leaf_life,
         )
 
