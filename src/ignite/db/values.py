@@ -8,6 +8,7 @@ from typing import Any
 
 from ignite.db.connection import Row
 from ignite.domain.apps import (
+    KEPT_DESCRIPTION_CHARS,
     App,
     AppConfig,
     AppRef,
@@ -150,7 +151,6 @@ def code_of(row: Columns) -> Code:
 
 # What is kept of rows has a bound in bytes: those with more text than this are read every time.
 _KEPT_CHARS = 4096
-_KEPT_DESCRIPTION_CHARS = 512
 _KEPT_PAGE_CHARS = 64 * 1024
 
 
@@ -179,7 +179,7 @@ def summary_of(row: Row) -> AppSummary:
     Equal rows give the same one, unless they are large. What an older release did not write has its
     default.
     """
-    is_large = len(row["description"] or "") > _KEPT_DESCRIPTION_CHARS
+    is_large = len(row["description"] or "") > KEPT_DESCRIPTION_CHARS
     return _new_summary_of(row) if is_large else _kept_summary_of(row)
 
 

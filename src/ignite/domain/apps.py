@@ -145,6 +145,10 @@ class App:
     updated_at: datetime
 
 
+KEPT_DESCRIPTION_CHARS = 512
+"""Of an app with a longer one lists keep nothing: what they keep is bounded in bytes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AppSummary:
     """What lists show of an app. Compared by identity: what is made of one is kept beside it."""

@@ -5,7 +5,15 @@ from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 from ignite.domain.addresses import PublicAddress
-from ignite.domain.apps import App, AppConfig, AppStatus, AppSummary, Scaling, effective_limits
+from ignite.domain.apps import (
+    KEPT_DESCRIPTION_CHARS,
+    App,
+    AppConfig,
+    AppStatus,
+    AppSummary,
+    Scaling,
+    effective_limits,
+)
 from ignite.domain.versions import CodeKind, ShownApp, ShownVersion, Version
 from ignite.services.compute.convert.code import mode, runtime_message
 from ignite.services.compute.convert.common import number, to_ms
@@ -37,10 +45,6 @@ def created(app: App) -> pb.CreateAppResponse:
     )
 
 
-_KEPT_DESCRIPTION_CHARS = 512
-"""Entries of lists with more than this are made every time."""
-
-
 class AppAnswers:
     """The answers of GetApp and ListApps as they are sent, each made once of what it shows."""
 
@@ -61,7 +65,7 @@ class AppAnswers:
         """Return the answer with a page of a list: its parts one after the other are the whole."""
         entries = [
             self._entry(app)
-            if len(app.description) <= _KEPT_DESCRIPTION_CHARS
+            if len(app.description) <= KEPT_DESCRIPTION_CHARS
             else self._new_entry(app)
             for app in apps
         ]
