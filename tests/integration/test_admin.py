@@ -32,7 +32,7 @@ from ignite.identity.keystore import KeyStore
 from ignite.identity.verifier import JwtVerifier
 from ignite.pki import LEAF_LIFE, Pki, ensure_pki
 from ignite.privileges import Owner
-from ignite.rpc.auth import CertificateAuthInterceptor
+from ignite.rpc.auth import CertificateAuth
 from ignite.rpc.server import Bind, grpc_component
 from ignite.rpc.server import Service as RpcService
 from ignite.rpc.tls import mutual_tls
@@ -131,7 +131,7 @@ async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
                 name=ADMIN, add=pb_grpc.add_AdminServiceServicer_to_server, servicer=servicer
             )
         ],
-        auth=CertificateAuthInterceptor(),
+        auth=CertificateAuth(),
     )
     verifier = JwtVerifier(
         keys, issuer="http://issuer", audience="ignite", read=built_in_principal, clock=clock

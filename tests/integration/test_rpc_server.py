@@ -24,7 +24,7 @@ from ignite.domain.identity import (
     Principal,
     Scope,
 )
-from ignite.rpc.auth import BearerAuthInterceptor, CertificateAuthInterceptor, principal_of
+from ignite.rpc.auth import BearerAuth, CertificateAuth, principal_of
 from ignite.rpc.handlers import Context
 from ignite.rpc.metrics import RpcMetrics
 from ignite.rpc.policy import MethodPolicy, policies_of
@@ -168,7 +168,7 @@ def component(path: Path, servicer: Compute, metrics: RpcMetrics, **changes: Any
             ),
             Service(name=RAW, add=add_raw, servicer=None),
         ],
-        "auth": BearerAuthInterceptor(Verifier(), policies, frozenset({f"/{COMPUTE}/Invoke"})),
+        "auth": BearerAuth(Verifier(), policies, frozenset({f"/{COMPUTE}/Invoke"})),
         "metrics": metrics,
         "options": ServerOptions(drain_grace_secs=5, message_bytes=1_000_000),
     }
@@ -423,7 +423,7 @@ class TestAuthentication:
 
     async def test_method_without_policy_is_denied(self, tmp_path: Path) -> None:
         path = tmp_path / "p"
-        auth = BearerAuthInterceptor(Verifier(), {})
+        auth = BearerAuth(Verifier(), {})
         server = component(path, Compute(), RpcMetrics(CollectorRegistry()), auth=auth)
         async with running(server):
             fixture = Fixture(Compute(), path, CollectorRegistry())
@@ -433,9 +433,7 @@ class TestAuthentication:
 
     async def test_certificate_auth_refuses_a_peer_without_one(self, tmp_path: Path) -> None:
         path = tmp_path / "p"
-        server = component(
-            path, Compute(), RpcMetrics(CollectorRegistry()), auth=CertificateAuthInterceptor()
-        )
+        server = component(path, Compute(), RpcMetrics(CollectorRegistry()), auth=CertificateAuth())
         async with running(server):
             fixture = Fixture(Compute(), path, CollectorRegistry())
             error = await refusal(get(fixture, "a"))

@@ -19,7 +19,7 @@ from ignite.domain.identity import (
     Scope,
 )
 from ignite.ports.secrets import SecretStore
-from ignite.rpc.auth import BearerAuthInterceptor
+from ignite.rpc.auth import BearerAuth
 from ignite.rpc.policy import policies_of
 from ignite.rpc.server import Bind, Service, grpc_component
 from ignite.secretstores.client import VaultClient
@@ -87,7 +87,7 @@ async def served(store: SecretStore, folder: Path) -> AsyncIterator[grpc.aio.Cha
                 servicer=SecretServicer(Slots(store), LimitSettings()),
             )
         ],
-        auth=BearerAuthInterceptor(Verifier(), policies_of([SECRETS])),
+        auth=BearerAuth(Verifier(), policies_of([SECRETS])),
     )
     ready = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:

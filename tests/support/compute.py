@@ -36,7 +36,7 @@ from ignite.domain.identity import (
     Scope,
 )
 from ignite.domain.versions import VersionStatus
-from ignite.rpc.auth import BearerAuthInterceptor
+from ignite.rpc.auth import BearerAuth
 from ignite.rpc.policy import policies_of
 from ignite.rpc.server import Bind, Service, grpc_component
 from ignite.services.compute.apps import Apps
@@ -259,9 +259,7 @@ async def serving(
                 name=COMPUTE, add=pb_grpc.add_ComputeServiceServicer_to_server, servicer=servicer
             )
         ],
-        auth=BearerAuthInterceptor(
-            Verifier(), policies_of([COMPUTE]), frozenset({f"/{COMPUTE}/Invoke"})
-        ),
+        auth=BearerAuth(Verifier(), policies_of([COMPUTE]), frozenset({f"/{COMPUTE}/Invoke"})),
     )
     ready = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:

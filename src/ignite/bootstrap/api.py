@@ -25,7 +25,7 @@ from ignite.identity.issuer import Issuer, issuer_url
 from ignite.identity.keystore import KeyStore
 from ignite.layout import Layout
 from ignite.pki import Pki
-from ignite.rpc.auth import BearerAuthInterceptor, CertificateAuthInterceptor
+from ignite.rpc.auth import BearerAuth, CertificateAuth
 from ignite.rpc.calls import CallsUnderWay
 from ignite.rpc.metrics import RpcMetrics
 from ignite.rpc.policy import policies_of
@@ -171,7 +171,7 @@ def _public_server(base: _Base, hints: BuildLineHints, invocations: Invocations)
             servicer=SecretServicer(Slots(VaultSecretStore(base.vault)), settings.limits),
         ),
     ]
-    auth = BearerAuthInterceptor(
+    auth = BearerAuth(
         base.trust.verifier,
         policies_of([service.name for service in services]),
         OPEN_TO_PUBLIC,
@@ -266,7 +266,7 @@ def _admin_server(base: _Base) -> GrpcServer:
                 servicer=AdminServicer(use_cases, settings.limits),
             )
         ],
-        auth=CertificateAuthInterceptor(),
+        auth=CertificateAuth(),
         options=ServerOptions(drain_grace_secs=settings.server.drain_grace_secs),
     )
 

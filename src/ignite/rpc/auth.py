@@ -46,7 +46,7 @@ def bearer_of(authorization: str) -> str:
     return token.strip()
 
 
-class BearerAuthInterceptor:
+class BearerAuth:
     """Lets a call through when its token is good, has the scope and stays in its organisation.
 
     `open_to_public` names the methods that any caller with the scope may use on what belongs to the
@@ -118,7 +118,7 @@ class _BearerGate:
             self.calls.end(caller)
 
 
-class CertificateAuthInterceptor(OpenGate):
+class CertificateAuth(OpenGate):
     """Lets a call through when TLS has verified a certificate of the client.
 
     The listener demands one already; this refuses should it ever be bound without.
